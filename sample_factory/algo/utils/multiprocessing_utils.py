@@ -1,0 +1,65 @@
+"""Multiprocessing context and locks."""
+
+from __future__ import annotations
+
+import multiprocessing
+from functools import lru_cache
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any
+
+from sample_factory.utils.typing import MpLock
+
+# Imported once by the fork server; every child then starts with them in (copy-on-write) memory.
+_PRELOADED_MODULES = [
+    "torch",
+    "numpy",
+    "gymnasium",
+    "sample_factory.algo.runners.child_process",
+    "sample_factory.algo.sampling.rollout_worker",
+    "sample_factory.algo.sampling.inference_worker",
+    "sample_factory.algo.learning.learner_worker",
+]
+
+
+@lru_cache(maxsize=1)
+def _parallel_ctx() -> BaseContext:
+    """Fork server where the platform has one, else spawn.
+
+    A fork server gives children the semantics of spawn (fresh interpreter state, picklable arguments, no inherited
+    threads) without paying a second of imports and 160 MB per process.
+    """
+    if "forkserver" in multiprocessing.get_all_start_methods():
+        ctx = multiprocessing.get_context("forkserver")
+        ctx.set_forkserver_preload(list(_PRELOADED_MODULES))
+        return ctx
+    return multiprocessing.get_context("spawn")
+
+
+def get_mp_ctx(serial: bool) -> BaseContext | None:
+    """``None`` in serial mode, else the one context all processes of a run are started with."""
+    return None if serial else _parallel_ctx()
+
+
+class FakeLock:
+    """Lock of the serial mode: there is nobody to exclude."""
+
+    def acquire(self, *args: Any, **kwargs: Any) -> bool:
+        return True
+
+    def release(self) -> None:
+        return None
+
+    def __enter__(self) -> FakeLock:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
+        return None
+
+
+def get_mp_lock(mp_ctx: BaseContext | None = None) -> MpLock:
+    return (mp_ctx or multiprocessing).Lock()  # type: ignore[union-attr]
+
+
+def get_lock(serial: bool = False, mp_ctx: BaseContext | None = None) -> MpLock:
+    return FakeLock() if serial else get_mp_lock(mp_ctx)
