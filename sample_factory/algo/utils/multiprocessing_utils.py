@@ -15,7 +15,7 @@ _PRELOADED_MODULES = [
     "torch",
     "numpy",
     "gymnasium",
-    "sample_factory.algo.runners.child_process",
+    "sample_factory.algo.utils.child_process",
     "sample_factory.algo.sampling.rollout_worker",
     "sample_factory.algo.sampling.inference_worker",
     "sample_factory.algo.learning.learner_worker",

@@ -1,0 +1,233 @@
+"""Weights on their way from a learner to its inference workers.
+
+The learner's module is private to the learner process. :class:`SharedWeights` is a double buffer in shared memory: the
+learner fills the half nobody reads and then moves the version forward, readers copy the half of the newest version and
+check afterwards that it was not overwritten meanwhile. No lock is held by anybody, so neither a killed learner nor a
+killed reader can block the other.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.multiprocessing_utils import FakeLock
+from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import log
+
+_ALIGNMENT = 16  # bytes; every tensor of the flat buffer starts at a multiple of it
+
+
+def _state_tensors(module: nn.Module) -> list[Tensor]:
+    """Parameters and buffers in registration order, detached: what one version of the weights consists of."""
+    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+
+
+class SharedWeights:
+    """Versioned double buffer for the state of one module; allocate in the main process, attach anywhere."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._specs = [(tuple(t.shape), t.dtype) for t in _state_tensors(module)]
+        size = sum(_padded_size(shape, dtype) for shape, dtype in self._specs)
+        self._storage = torch.zeros([2, max(size, _ALIGNMENT)], dtype=torch.uint8).share_memory_()
+        self._publications = torch.zeros([1], dtype=torch.int64).share_memory_()  # its parity names the newest half
+        self._versions = torch.zeros([2], dtype=torch.int64).share_memory_()  # policy version of each half
+        self._halves: list[list[Tensor]] | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_halves": None}
+
+    def _views(self, half: int) -> list[Tensor]:
+        if self._halves is None:
+            self._halves = [list(self._make_views(i)) for i in range(2)]
+        return self._halves[half]
+
+    def _make_views(self, half: int) -> Iterator[Tensor]:
+        offset = 0
+        for shape, dtype in self._specs:
+            num_bytes = math.prod(shape) * dtype.itemsize
+            yield self._storage[half, offset : offset + num_bytes].view(dtype).view(shape)
+            offset += _padded_size(shape, dtype)
+
+    def publish(self, module: nn.Module, policy_version: int) -> None:
+        """Copy the module's state into the free half and make it the newest version."""
+        publications = self.num_publications() + 1
+        tensors = _state_tensors(module)
+        self._check(tensors)
+        half = publications % 2
+        torch._foreach_copy_(self._views(half), tensors)
+        self._versions[half] = policy_version
+        self._publications[0] = publications
+
+    def num_publications(self) -> int:
+        return int(self._publications[0])
+
+    def copy_to(self, module: nn.Module) -> int:
+        """Copy the newest version into the module; returns its policy version."""
+        tensors = _state_tensors(module)
+        self._check(tensors)
+        while True:
+            publications = self.num_publications()
+            half = publications % 2
+            torch._foreach_copy_(tensors, self._views(half))
+            version = int(self._versions[half])
+            # Had the learner published again, it might be filling this half already: copy once more.
+            if self.num_publications() == publications:
+                return version
+
+    def _check(self, tensors: list[Tensor]) -> None:
+        specs = [(tuple(t.shape), t.dtype) for t in tensors]
+        if specs != self._specs:
+            raise ValueError(
+                f"the model of this process ({len(specs)} tensors) differs from the one the weights were allocated for "
+                f"({len(self._specs)} tensors); make model factories depend on nothing but the configuration and the spaces"
+            )
+
+
+def _padded_size(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    size = math.prod(shape) * dtype.itemsize
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+class ParameterServer:
+    """The learner's side: owns the newest weights of one policy and tells everybody their version."""
+
+    def __init__(
+        self, policy_id: PolicyID, policy_versions: Tensor, serial_mode: bool, weights: SharedWeights | None = None
+    ):
+        self.policy_id = policy_id
+        self.actor_critic: ActorCritic | None = None
+        self.device: torch.device | None = None
+        self.weights = weights
+        self._policy_versions = policy_versions  # int32 [P]
+        self._serial_mode = serial_mode
+        self._lock = FakeLock()
+
+    @property
+    def policy_lock(self) -> AbstractContextManager[object]:
+        """Kept for code that wraps weight updates in it; publication needs no lock."""
+        return self._lock
+
+    def init(self, actor_critic: ActorCritic, device: torch.device, policy_version: int) -> None:
+        """First publication, after the model was created and its checkpoint loaded."""
+        self.actor_critic, self.device = actor_critic, device
+        if self.weights is None and not self._serial_mode:
+            self.weights = SharedWeights(actor_critic)
+        self.publish(policy_version)
+
+    def publish(self, policy_version: int) -> None:
+        """Make the current weights available as ``policy_version``."""
+        if self.weights is not None:
+            assert self.actor_critic is not None
+            self.weights.publish(self.actor_critic, policy_version)
+        self._policy_versions[self.policy_id] = policy_version
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "actor_critic": None, "device": None}
+
+
+class ParameterClient:
+    """The inference worker's side: the module to act with and the version of its weights."""
+
+    def __init__(self, param_server: ParameterServer, cfg: Config, env_info: EnvInfo, timing: Timing):
+        self.server = param_server
+        self.cfg, self.env_info, self.timing = cfg, env_info, timing
+        self.policy_id = param_server.policy_id
+        self._policy_versions = param_server._policy_versions
+
+    @property
+    def actor_critic(self) -> ActorCritic:
+        raise NotImplementedError
+
+    @property
+    def policy_version(self) -> int:
+        raise NotImplementedError
+
+    def init(self, device: torch.device) -> None:
+        """Build or find the module; called once, after the learner published for the first time."""
+
+    def ensure_weights_updated(self) -> None:
+        """Fetch newer weights if there are any."""
+
+
+class ParameterClientSerial(ParameterClient):
+    """Learner and inference share one module in one process."""
+
+    @property
+    def actor_critic(self) -> ActorCritic:
+        if self.server.actor_critic is None:
+            raise RuntimeError(f"policy {self.policy_id} has no model yet: initialise its learner first")
+        return self.server.actor_critic
+
+    @property
+    def policy_version(self) -> int:
+        return int(self._policy_versions[self.policy_id])
+
+    def init(self, device: torch.device) -> None:
+        return None
+
+    def ensure_weights_updated(self) -> None:
+        # The learner left the module in training mode.
+        self.actor_critic.eval()
+
+
+class ParameterClientAsync(ParameterClient):
+    """A copy of the module, refreshed from the shared double buffer."""
+
+    def __init__(self, param_server: ParameterServer, cfg: Config, env_info: EnvInfo, timing: Timing):
+        super().__init__(param_server, cfg, env_info, timing)
+        self._actor_critic: ActorCritic | None = None
+        self._version = -1
+        self._num_publications = 0
+        self._num_updates, self._update_sec = 0, 0.0
+
+    @property
+    def actor_critic(self) -> ActorCritic:
+        assert self._actor_critic is not None, "init() first"
+        return self._actor_critic
+
+    @property
+    def policy_version(self) -> int:
+        return self._version
+
+    def init(self, device: torch.device) -> None:
+        actor_critic = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
+        actor_critic.model_to_device(device)
+        actor_critic.eval()
+        for parameter in actor_critic.parameters():
+            parameter.requires_grad = False
+        self._actor_critic = actor_critic
+        self._version = 0  # random weights until something is published (sampling without a learner)
+
+    def ensure_weights_updated(self) -> None:
+        weights = self.server.weights
+        if weights is None:
+            return
+        publications = weights.num_publications()
+        if publications == self._num_publications:
+            return
+        started = time.perf_counter()
+        self._version = weights.copy_to(self.actor_critic)
+        self._num_publications = publications
+        self._num_updates += 1
+        self._update_sec += time.perf_counter() - started
+        if self._num_updates % 10 == 0:
+            average = self._update_sec / self._num_updates
+            log.debug(
+                f"Updated weights for policy {self.policy_id}, policy_version {self._version} ({average:.4f})"
+            )
+
+
+def make_parameter_client(
+    is_serial_mode: bool, parameter_server: ParameterServer, cfg: Config, env_info: EnvInfo, timing: Timing
+) -> ParameterClient:
+    cls = ParameterClientSerial if is_serial_mode else ParameterClientAsync
+    return cls(parameter_server, cfg, env_info, timing)

@@ -1,0 +1,78 @@
+"""Event loop that also drives components polling shared memory.
+
+Signals and slots carry control messages. Components on the hot path (rollout and inference workers) do not send themselves
+messages to keep running; they implement :class:`Poller` and the loop calls them. The same loop drives one poller in a worker
+process and all of them in serial mode.
+
+What it waits for: with work at hand, nothing. Idle with one poller (a worker process): that poller's doorbell, at most
+``_IDLE_SEC``, then control messages. Idle otherwise (main process, serial mode): the signal queue, until the next timer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from signal_slot.signal_slot import EventLoop, EventLoopStatus, StatusCode, Timer
+
+# Control messages are looked at this often while there is work on the hot path...
+_CONTROL_PERIOD_SEC = 0.002
+# ...and at least this often when there is none.
+_IDLE_SEC = 0.01
+
+
+class Poller(Protocol):
+    def poll(self) -> bool:
+        """Do the work that is ready, without waiting; returns whether there was any."""
+        ...
+
+    def wait(self, timeout_sec: float) -> None:
+        """Sleep until there may be work, at most this long."""
+        ...
+
+
+class PollingEventLoop(EventLoop):
+    def __init__(self, unique_loop_name: str, serial_mode: bool = False) -> None:
+        super().__init__(unique_loop_name, serial_mode)
+        self.pollers: list[Poller] = []
+        self._always_due: Timer | None = None
+
+    def add_poller(self, poller: Poller) -> None:
+        self.pollers.append(poller)
+
+    def remove_poller(self, poller: Poller) -> None:
+        if poller in self.pollers:
+            self.pollers.remove(poller)
+
+    def exec(self, interrupted: Callable[[], bool] | None = None) -> StatusCode:
+        """Run until :meth:`stop`. ``interrupted`` is asked between iterations and ends the loop when it returns True."""
+        self.default_timer.start()
+        self._always_due = Timer(self, 0.0)  # nobody is connected to it: it only keeps signal processing from waiting
+        self.start.emit()
+        next_control = 0.0
+        while True:
+            worked = self._poll_all()
+            if worked and time.monotonic() < next_control:
+                continue
+            if not worked and len(self.pollers) == 1:
+                self.pollers[0].wait(_IDLE_SEC)
+            if not self._process_signals(may_wait=not worked and len(self.pollers) != 1):
+                return EventLoopStatus.NORMAL_TERMINATION
+            if interrupted is not None and interrupted():
+                return EventLoopStatus.INTERRUPTED
+            next_control = time.monotonic() + _CONTROL_PERIOD_SEC
+
+    def _poll_all(self) -> bool:
+        worked = False
+        for poller in tuple(self.pollers):
+            worked = poller.poll() or worked
+        return worked
+
+    def _process_signals(self, may_wait: bool) -> bool:
+        assert self._always_due is not None
+        if may_wait:
+            self._always_due.stop()
+        else:
+            self._always_due.start()
+        return bool(self._loop_iteration())

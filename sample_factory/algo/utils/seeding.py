@@ -1,0 +1,43 @@
+"""Independent random streams for every component, derived from one seed."""
+
+from __future__ import annotations
+
+import random
+import zlib
+
+import numpy as np
+import torch
+
+from sample_factory.utils.typing import Config
+
+
+def component_seed_sequence(cfg: Config, component: str, *indices: int) -> np.random.SeedSequence:
+    """Seed material of one component: a function of ``--seed``, its name and its indices; OS entropy without a seed.
+
+    SeedSequence mixes its entropy words, so streams of different components are independent (O'Neill 2015).
+    """
+    if cfg.seed is None:
+        return np.random.SeedSequence()
+    return np.random.SeedSequence([int(cfg.seed) % 2**63, zlib.crc32(component.encode()), *indices])
+
+
+def component_rng(cfg: Config, component: str, *indices: int) -> np.random.Generator:
+    return np.random.default_rng(component_seed_sequence(cfg, component, *indices))
+
+
+def seed_process(cfg: Config, component: str, *indices: int) -> None:
+    """Seed the global generators (``random``, NumPy, torch) of a worker process.
+
+    Needed also without ``--seed``: children of the fork server start with identical NumPy and torch states.
+    """
+    words = component_seed_sequence(cfg, component, *indices).generate_state(3)
+    random.seed(int(words[0]))
+    np.random.seed(int(words[1]))
+    torch.manual_seed(int(words[2]))
+
+
+def env_seed(cfg: Config, env_id: int) -> int:
+    """Seed of the first reset of one environment: its number without ``--seed``, a derived one with it."""
+    if cfg.seed is None:
+        return env_id
+    return int(component_seed_sequence(cfg, "env", env_id).generate_state(1)[0]) % 2**31
