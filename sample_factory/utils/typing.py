@@ -1,0 +1,34 @@
+"""Type aliases shared by all packages. Imports no torch, so environment processes stay light."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Optional, Union
+
+import gymnasium as gym
+
+from sample_factory.utils.attr_dict import AttrDict
+
+if TYPE_CHECKING:
+    import torch  # noqa: F401  (named in a string below)
+
+Config = Union[Namespace, AttrDict]
+StatusCode = int
+
+PolicyID = int
+Device = str
+
+MpQueue = Any
+MpLock = Any
+
+Env = Any
+ObsSpace = Union[gym.spaces.Space, gym.spaces.Dict]
+ActionSpace = Union[gym.spaces.Space, gym.spaces.Tuple]
+ActionDistribution = Any
+
+# (full_env_name, cfg, env_config, render_mode) -> environment
+CreateEnvFunc = Callable[[str, Optional[Config], Optional[AttrDict], Optional[str]], Env]
+
+# (policy_id, state_dict, device, policy_version)
+InitModelData = tuple[PolicyID, dict, "torch.device", int]
