@@ -33,8 +33,8 @@ class LinearDecay:
         left_step, right_step = self._steps[right - 1], self._steps[right]
         fraction = (step - left_step) / (right_step - left_step)
         value = self._values[right - 1] + fraction * (self._values[right] - self._values[right - 1])
-        return value if self._staircase is None else self._stair(value)
+        return value if self._staircase is None else self._stair(value, self._staircase)
 
-    def _stair(self, value: float) -> float:
-        stair = math.floor(value / self._staircase) * self._staircase
+    def _stair(self, value: float, width: float) -> float:
+        stair = math.floor(value / width) * width
         return min(max(stair, min(self._values)), max(self._values))

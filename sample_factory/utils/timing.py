@@ -1,7 +1,7 @@
 """Where the time goes: nested timers that cost well under a microsecond.
 
-`Timing` keeps, per key, the last duration (`timeit`), the total (`add_time`) or the mean of the last calls (`time_avg`),
-and also a tree of the same numbers by call path. All values are seconds.
+`Timing` keeps, per key, the last duration (`timeit`), the total (`add_time`) or the mean of the last calls
+(`time_avg`), and also a tree of the same numbers by call path. All values are seconds.
 """
 
 from __future__ import annotations

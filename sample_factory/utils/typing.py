@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from argparse import Namespace
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 
 from sample_factory.utils.attr_dict import AttrDict
 
 if TYPE_CHECKING:
-    import torch  # noqa: F401  (named in a string below)
+    import torch
 
-Config = Union[Namespace, AttrDict]
+Config = Namespace | AttrDict
 StatusCode = int
 
 PolicyID = int
@@ -23,12 +23,12 @@ MpQueue = Any
 MpLock = Any
 
 Env = Any
-ObsSpace = Union[gym.spaces.Space, gym.spaces.Dict]
-ActionSpace = Union[gym.spaces.Space, gym.spaces.Tuple]
+ObsSpace = gym.spaces.Space | gym.spaces.Dict
+ActionSpace = gym.spaces.Space | gym.spaces.Tuple
 ActionDistribution = Any
 
 # (full_env_name, cfg, env_config, render_mode) -> environment
-CreateEnvFunc = Callable[[str, Optional[Config], Optional[AttrDict], Optional[str]], Env]
+CreateEnvFunc = Callable[[str, Config | None, AttrDict | None, str | None], Env]
 
 # (policy_id, state_dict, device, policy_version)
 InitModelData = tuple[PolicyID, dict, "torch.device", int]
