@@ -37,6 +37,7 @@ from sample_factory.utils.processes import (
     kill_processes,
     list_child_processes,
     set_process_cpu_affinity,
+    set_process_niceness,
 )
 from sample_factory.utils.provenance import get_git_commit_hash, git_root, save_git_diff
 from sample_factory.utils.retry import retry, safe_get, safe_put, safe_put_many
@@ -82,6 +83,7 @@ __all__ = [
     "scale_to_range",
     "set_attr_if_exists",
     "set_process_cpu_affinity",
+    "set_process_niceness",
     "static_vars",
     "str2bool",
     "summaries_dir",

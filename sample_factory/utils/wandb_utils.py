@@ -1,0 +1,97 @@
+"""Weights & Biases: mirrors the TensorBoard summaries. A tracker problem never stops the training."""
+
+from __future__ import annotations
+
+import os
+from argparse import Namespace
+from datetime import datetime
+from typing import Any
+
+from sample_factory.utils.logging import log
+from sample_factory.utils.paths import wandb_dir
+from sample_factory.utils.retry import retry
+from sample_factory.utils.typing import Config
+
+STEP_METRIC = "train/env_steps"
+METRIC_GROUPS = ("train", "perf", "len", "policy_stats", "reward", "stats")
+NUM_RETRIES = 3
+INIT_TIMEOUT_SEC = 60
+
+
+def init_wandb(cfg: Config) -> None:
+    """Start (or continue) the W&B run of the experiment; call before the summary writers are created.
+
+    Does nothing without `cfg.with_wandb`. Stores the identity of the run in `cfg.wandb_unique_id`, so a resumed
+    training continues the same W&B run. If the server cannot be used, the run is recorded offline (`wandb sync`
+    uploads it later); if that fails as well, the training goes on without W&B.
+    """
+    if not getattr(cfg, "with_wandb", False):
+        return
+    if not getattr(cfg, "wandb_unique_id", None):
+        cfg.wandb_unique_id = f"{cfg.experiment}_{datetime.now():%Y%m%d_%H%M%S_%f}"
+
+    try:
+        import wandb
+    except ImportError:
+        log.warning("--with_wandb=True, but wandb is not installed (pip install wandb): going on without it")
+        return
+
+    log.debug("Weights and Biases integration enabled, run id %s, mode %s", cfg.wandb_unique_id, _requested_mode())
+    try:
+        run = _start_run_with_fallback(wandb, cfg)
+        run.config.update(_config_entries(cfg), allow_val_change=True)
+        run.define_metric(STEP_METRIC)
+        for group in METRIC_GROUPS:
+            run.define_metric(f"{group}/*", step_metric=STEP_METRIC)
+    except Exception as exc:  # whatever the tracker's problem is, it must not cost the training
+        log.warning("Could not set up Weights and Biases, going on without it: %r", exc)
+
+
+def finish_wandb(cfg: Config) -> None:
+    """Close the W&B run and upload what is left; problems are logged only."""
+    if not getattr(cfg, "with_wandb", False):
+        return
+    try:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.run.finish()
+    except Exception as exc:  # see init_wandb
+        log.warning("Could not finish the Weights and Biases run: %r", exc)
+
+
+def _requested_mode() -> str:
+    return os.environ.get("WANDB_MODE", "online")
+
+
+def _start_run_with_fallback(wandb: Any, cfg: Config) -> Any:
+    # A missing login cannot be repaired by waiting, so only problems of communication are worth another attempt.
+    temporary = (wandb.errors.CommError, ConnectionError, TimeoutError)
+    try:
+        return retry(NUM_RETRIES, temporary)(_start_run)(wandb, cfg, None)
+    except Exception as exc:
+        if _requested_mode() != "online":
+            raise
+        log.warning("Weights and Biases cannot be reached, recording offline (upload with `wandb sync`): %r", exc)
+        return _start_run(wandb, cfg, "offline")
+
+
+def _start_run(wandb: Any, cfg: Config, mode: str | None) -> Any:
+    return wandb.init(
+        project=cfg.wandb_project,
+        entity=cfg.wandb_user,
+        sync_tensorboard=True,
+        id=cfg.wandb_unique_id,
+        name=cfg.wandb_unique_id,
+        group=cfg.wandb_group or cfg.env,
+        job_type=cfg.wandb_job_type,
+        tags=cfg.wandb_tags,
+        resume="allow",
+        dir=wandb_dir(cfg),
+        mode=mode,
+        settings=wandb.Settings(init_timeout=INIT_TIMEOUT_SEC),
+    )
+
+
+def _config_entries(cfg: Config) -> dict[str, Any]:
+    return dict(vars(cfg)) if isinstance(cfg, Namespace) else dict(cfg)
