@@ -1,0 +1,220 @@
+"""config.json: reading, writing, and merging a saved configuration with a new command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from sample_factory.cfg.errors import ConfigError
+from sample_factory.cfg.experiment_path import experiment_problems
+from sample_factory.cfg.flags import FLAGS, training_defaults
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.typing import Config
+from sample_factory.utils.utils import cfg_file, cfg_file_old, log
+
+# Facts about one start of the program. They describe the newest start, whatever an older file says.
+PROVENANCE_KEYS = ("command_line", "cli_args", "git_hash", "git_repo_name")
+
+# Names of the flags whose value in this configuration is nothing but the default of this machine.
+MACHINE_DEFAULTS_KEY = "machine_defaults"
+
+MACHINE_DEPENDENT_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.machine_dependent)
+PER_RUN_FLAGS = tuple(name for name, flag in FLAGS.items() if flag.per_run)
+LOCATION_FLAGS = ("train_dir", "experiment")
+
+
+def cfg_dict(cfg: Config) -> AttrDict:
+    """The configuration as a new ``AttrDict``."""
+    return AttrDict(cfg) if isinstance(cfg, dict) else AttrDict(vars(cfg))
+
+
+def config_path(cfg: Config) -> Path:
+    """Where the configuration of this experiment is stored; creates nothing.
+
+    Raises:
+        ConfigError: the experiment name leads outside the train dir.
+    """
+    problems = experiment_problems(cfg.train_dir, cfg.experiment)
+    if problems:
+        raise ConfigError(problems)
+    return Path(cfg_file(cfg, mkdir=False))
+
+
+def find_config(cfg: Config) -> Path | None:
+    """Path of the saved configuration, or None if there is none. A file with the legacy name is renamed."""
+    path = config_path(cfg)
+    legacy = Path(cfg_file_old(cfg, mkdir=False))
+    if not path.is_file() and legacy.is_file():
+        log.warning(f"Renaming configuration file {legacy} to {path}")
+        legacy.rename(path)
+    return path if path.is_file() else None
+
+
+def require_config(cfg: Config) -> Path:
+    """Path of the saved configuration.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    path = find_config(cfg)
+    if path is None:
+        raise FileNotFoundError(
+            f"Could not find the configuration of experiment {cfg.experiment} in {config_path(cfg)}. "
+            f"Check --experiment={cfg.experiment} and --train_dir={cfg.train_dir}."
+        )
+    return path
+
+
+def read_config(path: str | os.PathLike[str]) -> AttrDict:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file is no JSON object, for example because it was cut off.
+    """
+    repair = (
+        "Repair the file, or replace it by a backup; or delete it and start training with the full command line of "
+        "the first run: the checkpoints are still there and training goes on from the newest one."
+    )
+    try:
+        saved = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError([f"Configuration file {path} is broken ({error}). {repair}"]) from error
+    if not isinstance(saved, dict):
+        raise ConfigError([f"Configuration file {path} holds no JSON object but a {type(saved).__name__}. {repair}"])
+    return AttrDict(saved)
+
+
+def save_config(cfg: Config, path: str | os.PathLike[str]) -> None:
+    """Write the configuration as JSON so that a crash at any moment leaves the old file or the new one.
+
+    Raises:
+        ConfigError: a value cannot be stored as JSON.
+        OSError: the file cannot be written; an existing one is unchanged.
+    """
+    text = _to_json(cfg)
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(target.parent)
+
+
+def complete_cfg(cfg: Config) -> AttrDict:
+    """A copy of the configuration in which missing training flags have their default.
+
+    For configurations that were put together by hand or loaded from a file of Sample Factory 2.
+    """
+    return AttrDict({**cfg_dict(cfg), **{k: v for k, v in training_defaults().items() if k not in cfg_dict(cfg)}})
+
+
+def merge_saved(cfg: Config, saved: AttrDict) -> AttrDict:
+    """Combine a saved configuration with a new one.
+
+    Command-line values of the new one win over saved values, saved values over new defaults. Facts about one start of
+    the program, the place where the file was found, and defaults that depend on the machine come from the new one.
+    Flags that the saved file does not know get the value of the new configuration, else their default.
+    """
+    new = cfg_dict(cfg)
+    merged = AttrDict(saved)
+    given = new.get("cli_args") or {}
+    for key, value in given.items():
+        if key in merged and merged[key] != value:
+            log.debug(f"Overriding saved {key} {merged[key]} by {value} from the command line")
+            merged[key] = value
+    _take_per_run_values(merged, new)
+    _take_location(merged, new)
+    _take_machine_defaults(merged, saved, new, given)
+    for key, value in {**training_defaults(), **new}.items():
+        if key not in merged:
+            log.debug(f"Adding {key}={value}, which the saved configuration does not have")
+            merged[key] = value
+    return merged
+
+
+def _take_per_run_values(merged: AttrDict, new: AttrDict) -> None:
+    for key in PROVENANCE_KEYS:
+        if key in new:
+            merged[key] = new[key]
+    for key in PER_RUN_FLAGS:
+        if key in merged:
+            merged[key] = new.get(key, FLAGS[key].default_value())
+
+
+def _take_location(merged: AttrDict, new: AttrDict) -> None:
+    """Point to the folder where the file was found: the saved one is wrong after a copy or from another folder."""
+    if _same_folder(merged, new):
+        return
+    for key in LOCATION_FLAGS:
+        if merged.get(key) != new[key]:
+            log.debug(f"The experiment is in {key}={new[key]}, not in {merged.get(key)}")
+            merged[key] = new[key]
+
+
+def _same_folder(a: AttrDict, b: AttrDict) -> bool:
+    if not all(isinstance(cfg.get(key), str) for cfg in (a, b) for key in LOCATION_FLAGS):
+        return False
+    folders = [os.path.realpath(os.path.join(cfg["train_dir"], cfg["experiment"])) for cfg in (a, b)]
+    return folders[0] == folders[1]
+
+
+def _take_machine_defaults(merged: AttrDict, saved: AttrDict, new: AttrDict, given: dict[str, Any]) -> None:
+    """A number of CPU cores or a working folder of another time is no choice the user made."""
+    frozen = saved.get(MACHINE_DEFAULTS_KEY)
+    if frozen is None:
+        # Files of Sample Factory 2 do not say; what was not on their command line was a default.
+        first_args = saved.get("cli_args") or {}
+        frozen = [key for key in MACHINE_DEPENDENT_FLAGS if key not in first_args]
+    still_default = [key for key in MACHINE_DEPENDENT_FLAGS if key in frozen and key not in given]
+    for key in still_default:
+        if key in new:
+            merged[key] = new[key]
+    merged[MACHINE_DEFAULTS_KEY] = still_default
+
+
+def _to_json(cfg: Config) -> str:
+    values = cfg_dict(cfg)
+    problems = []
+    for key, value in values.items():
+        try:
+            json.dumps(value, default=_plain_number)
+        except (TypeError, ValueError) as error:
+            problems.append(
+                f"{key}={value!r}: cannot be stored as JSON ({error}); "
+                "use numbers, strings, lists and dictionaries, or take it out of the configuration"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return json.dumps(dict(values), indent=2, default=_plain_number)
+
+
+def _plain_number(value: Any) -> Any:
+    """numpy scalars as Python numbers, paths as strings."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    raise TypeError(f"{type(value).__name__} is not JSON")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the system can open folders."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        log.debug(f"The file system of {folder} cannot sync folders")
+    finally:
+        os.close(handle)

@@ -1,0 +1,252 @@
+"""Rules that connect several flags: what cannot work, and what works but is probably not meant.
+
+Letters in messages and comments: W workers, V environments per worker, S splits, A agents per environment,
+P policies, T rollout, B batch size, K minibatches per epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from sample_factory.utils.attr_dict import AttrDict
+
+AUTO_RECURRENCE = -1
+
+
+class EnvShape(Protocol):
+    """The part of ``EnvInfo`` that the rules need."""
+
+    num_agents: int
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A check over the flags it ``reads``; skipped if one of them has a broken value. Returns the problem or None."""
+
+    reads: tuple[str, ...]
+    check: Callable[[AttrDict], str | None]
+
+
+@dataclass(frozen=True)
+class EnvRule:
+    """As ``Rule``, for checks that also need to know the environment."""
+
+    reads: tuple[str, ...]
+    check: Callable[[AttrDict, Any], str | None]
+
+
+def resolve_recurrence(use_rnn: bool, with_vtrace: bool, rollout: int, recurrence: int) -> int:
+    """Value of ``recurrence`` with -1 replaced: recurrent cores and V-trace work on whole rollouts."""
+    if recurrence != AUTO_RECURRENCE:
+        return recurrence
+    return rollout if use_rnn or with_vtrace else 1
+
+
+def _recurrence(cfg: AttrDict) -> int:
+    return resolve_recurrence(cfg.use_rnn, cfg.with_vtrace, cfg.rollout, cfg.recurrence)
+
+
+def _splits_divide_envs(cfg: AttrDict) -> str | None:
+    envs, splits = cfg.num_envs_per_worker, cfg.worker_num_splits
+    if envs % splits == 0:
+        return None
+    return (
+        f"--num_envs_per_worker={envs} cannot be divided by --worker_num_splits={splits}; use an even number of "
+        f"environments for double buffering, for example --num_envs_per_worker={splits * (envs // splits + 1)}, "
+        "or --worker_num_splits=1"
+    )
+
+
+def _batch_holds_whole_rollouts(cfg: AttrDict) -> str | None:
+    batch, rollout = cfg.batch_size, cfg.rollout
+    if batch % rollout == 0:
+        return None
+    return (
+        f"--batch_size={batch} cannot be divided by --rollout={rollout}; "
+        f"for example --batch_size={rollout * max(1, round(batch / rollout))}"
+    )
+
+
+def _no_normalized_returns_with_vtrace(cfg: AttrDict) -> str | None:
+    if not (cfg.normalize_returns and cfg.with_vtrace):
+        return None
+    return "--normalize_returns=True does not work with --with_vtrace=True; add --normalize_returns=False"
+
+
+def _recurrence_of_rnn(cfg: AttrDict) -> str | None:
+    recurrence = _recurrence(cfg)
+    if not cfg.use_rnn or recurrence > 1:
+        return None
+    return (
+        f"--recurrence={recurrence} is too short for --use_rnn=True (--rollout={cfg.rollout}); use --recurrence=-1 "
+        "with a --rollout of at least 2, or --use_rnn=False"
+    )
+
+
+def _recurrence_of_vtrace(cfg: AttrDict) -> str | None:
+    recurrence, rollout = _recurrence(cfg), cfg.rollout
+    if not cfg.with_vtrace or recurrence == rollout > 1:
+        return None
+    return (
+        f"--with_vtrace=True needs --recurrence equal to --rollout and above 1, but they are {recurrence} and "
+        f"{rollout}; use --recurrence=-1 with a --rollout of at least 2"
+    )
+
+
+def _recurrence_divides_rollout(cfg: AttrDict) -> str | None:
+    recurrence, rollout = _recurrence(cfg), cfg.rollout
+    cuts_rollouts = cfg.use_rnn or cfg.num_batches_per_epoch > 1
+    if not cuts_rollouts or rollout % recurrence == 0:
+        return None
+    return f"--rollout={rollout} cannot be divided by --recurrence={recurrence}; use --recurrence=-1"
+
+
+def _sync_policies_share_envs(cfg: AttrDict) -> str | None:
+    envs, policies = cfg.num_workers * cfg.num_envs_per_worker, cfg.num_policies
+    if cfg.async_rl or envs % policies == 0:
+        return None
+    return (
+        f"--async_rl=False gives each policy the same number of environments, but --num_workers times "
+        f"--num_envs_per_worker = {envs} cannot be divided by --num_policies={policies}; change one of them"
+    )
+
+
+def _adaptive_lr_interval(cfg: AttrDict) -> str | None:
+    if not cfg.lr_schedule.startswith("kl_adaptive") or cfg.lr_adaptive_min <= cfg.lr_adaptive_max:
+        return None
+    return (
+        f"--lr_adaptive_min={cfg.lr_adaptive_min} is above --lr_adaptive_max={cfg.lr_adaptive_max}; "
+        f"with --lr_schedule={cfg.lr_schedule} it must not be"
+    )
+
+
+def _pbt_factors(cfg: AttrDict) -> str | None:
+    if not cfg.with_pbt or cfg.pbt_perturb_min <= cfg.pbt_perturb_max:
+        return None
+    return f"--pbt_perturb_min={cfg.pbt_perturb_min} is above --pbt_perturb_max={cfg.pbt_perturb_max}; exchange the two"
+
+
+def _eval_frameskip_divides(cfg: AttrDict) -> str | None:
+    skip, eval_skip = cfg.env_frameskip, cfg.eval_env_frameskip
+    if eval_skip is None or skip % eval_skip == 0:
+        return None
+    return f"--eval_env_frameskip={eval_skip} must divide --env_frameskip={skip}; for example --eval_env_frameskip=1"
+
+
+def _policy_exists(cfg: AttrDict) -> str | None:
+    if cfg.policy_index < cfg.num_policies:
+        return None
+    return (
+        f"--policy_index={cfg.policy_index}: the experiment has --num_policies={cfg.num_policies}; "
+        f"use an index from 0 to {cfg.num_policies - 1}"
+    )
+
+
+TRAINING_RULES = (
+    Rule(("num_envs_per_worker", "worker_num_splits"), _splits_divide_envs),
+    Rule(("batch_size", "rollout"), _batch_holds_whole_rollouts),
+    Rule(("normalize_returns", "with_vtrace"), _no_normalized_returns_with_vtrace),
+    Rule(("use_rnn", "with_vtrace", "rollout", "recurrence"), _recurrence_of_rnn),
+    Rule(("use_rnn", "with_vtrace", "rollout", "recurrence"), _recurrence_of_vtrace),
+    Rule(("use_rnn", "with_vtrace", "rollout", "recurrence", "num_batches_per_epoch"), _recurrence_divides_rollout),
+    Rule(("async_rl", "num_workers", "num_envs_per_worker", "num_policies"), _sync_policies_share_envs),
+    Rule(("lr_schedule", "lr_adaptive_min", "lr_adaptive_max"), _adaptive_lr_interval),
+    Rule(("with_pbt", "pbt_perturb_min", "pbt_perturb_max"), _pbt_factors),
+)
+
+EVALUATION_RULES = (
+    Rule(("env_frameskip", "eval_env_frameskip"), _eval_frameskip_divides),
+    Rule(("policy_index", "num_policies"), _policy_exists),
+)
+
+
+def _sync_dataset_is_whole_rollouts(cfg: AttrDict, env_info: EnvShape) -> str | None:
+    """In synchronous mode an iteration learns from complete rollouts of all environments: K B = n (W V A T / P)."""
+    if cfg.async_rl:
+        return None
+    one_iteration = cfg.num_batches_per_epoch * cfg.batch_size
+    one_rollout = cfg.num_workers * cfg.num_envs_per_worker * env_info.num_agents * cfg.rollout // cfg.num_policies
+    if one_rollout > 0 and one_iteration >= one_rollout and one_iteration % one_rollout == 0:
+        return None
+    return "\n".join(
+        (
+            "--async_rl=False needs a dataset made of whole rollouts of all environments; change --num_workers, "
+            "--num_envs_per_worker, --rollout, --batch_size or --num_batches_per_epoch",
+            f"one rollout of all environments: num_workers={cfg.num_workers} * "
+            f"num_envs_per_worker={cfg.num_envs_per_worker} * agents={env_info.num_agents} * rollout={cfg.rollout} "
+            f"/ num_policies={cfg.num_policies} = {one_rollout} samples",
+            f"one training iteration: num_batches_per_epoch={cfg.num_batches_per_epoch} * "
+            f"batch_size={cfg.batch_size} = {one_iteration} samples",
+            f"iteration / rollout = {one_iteration / max(one_rollout, 1):.3f}, which has to be a whole number >= 1",
+        )
+    )
+
+
+def _batched_slices_fit_dataset(cfg: AttrDict, env_info: EnvShape) -> str | None:
+    """Batched sampling hands over A V / S trajectories at a time; they have to add up to K B / T, or the reverse."""
+    collected = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
+    learned = cfg.num_batches_per_epoch * (cfg.batch_size // cfg.rollout)
+    if not cfg.batched_sampling or min(collected, learned) < 1:
+        return None  # too few of either is the business of other rules
+    if max(collected, learned) % min(collected, learned) == 0:
+        return None
+    return (
+        f"--batched_sampling=True collects {collected} trajectories at a time (agents * --num_envs_per_worker / "
+        f"--worker_num_splits) and learns from {learned} (--num_batches_per_epoch * --batch_size / --rollout): one of "
+        "the two must be a multiple of the other; change --batch_size or --num_envs_per_worker"
+    )
+
+
+ENV_RULES = (
+    EnvRule(
+        (
+            "async_rl",
+            "num_workers",
+            "num_envs_per_worker",
+            "rollout",
+            "num_policies",
+            "batch_size",
+            "num_batches_per_epoch",
+        ),
+        _sync_dataset_is_whole_rollouts,
+    ),
+    EnvRule(
+        (
+            "batched_sampling",
+            "num_envs_per_worker",
+            "worker_num_splits",
+            "num_batches_per_epoch",
+            "batch_size",
+            "rollout",
+        ),
+        _batched_slices_fit_dataset,
+    ),
+)
+
+
+def warnings(cfg: AttrDict) -> list[str]:
+    """Combinations that work but are probably not meant."""
+    recurrence = _recurrence(cfg)
+    cases = (
+        (
+            cfg.async_rl and cfg.serial_mode,
+            "With --serial_mode=True nothing runs in parallel, so --async_rl=True only makes experience older; "
+            "consider --async_rl=False",
+        ),
+        (
+            cfg.num_policies > 1 and cfg.batched_sampling,
+            "With --batched_sampling=True all agents of a rollout worker are controlled by one policy; "
+            "--batched_sampling=False mixes --num_policies policies",
+        ),
+        (
+            not cfg.async_rl and cfg.num_policies > 1,
+            "--async_rl=False with several policies is experimental",
+        ),
+        (
+            not cfg.use_rnn and not cfg.with_vtrace and recurrence > 1,
+            f"--recurrence={recurrence} has no use without a recurrent core; --recurrence=1 is faster",
+        ),
+    )
+    return [text for applies, text in cases if applies]
