@@ -89,3 +89,13 @@ def set_process_cpu_affinity(worker_idx: int, num_workers: int) -> None:
         # Indices into the allowed cores, so containers and batch systems that grant a subset work as well.
         process.cpu_affinity([available[core] for core in cores])
     log.debug("Worker %d uses CPU cores %s", worker_idx, process.cpu_affinity())
+
+
+def set_process_niceness(niceness: int) -> None:
+    """Lower (or, with the rights for it, raise) the scheduling priority of this process; 0 leaves it as inherited."""
+    if niceness == 0:
+        return
+    try:
+        psutil.Process().nice(niceness)
+    except psutil.AccessDenied:
+        log.error(f"Not allowed to set niceness {niceness}; use a non-negative --default_niceness")

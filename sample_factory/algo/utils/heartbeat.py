@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from signal_slot.signal_slot import EventLoop, EventLoopObject, Timer, process_name, signal
+from signal_slot.signal_slot import EventLoop, EventLoopObject, process_name, signal
 
+from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.utils.utils import log
 
 
@@ -19,7 +20,7 @@ class HeartbeatStoppableEventLoopObject(EventLoopObject):
     def __init__(self, evt_loop: EventLoop, unique_name: str, interval_sec: float = 10):
         super().__init__(evt_loop, unique_name)
         self.heartbeat_interval_sec = interval_sec
-        self.heartbeat_timer: Timer | None = None
+        self.heartbeat_timer: PeriodicTimer | None = None
         self.is_stopped = False
 
     @signal
@@ -30,7 +31,7 @@ class HeartbeatStoppableEventLoopObject(EventLoopObject):
 
     def start_heartbeat(self) -> None:
         """Called by the component itself once its process runs (timers hold absolute times)."""
-        self.heartbeat_timer = Timer(self.event_loop, self.heartbeat_interval_sec)
+        self.heartbeat_timer = PeriodicTimer(self.event_loop, self.heartbeat_interval_sec)
         self.heartbeat_timer.timeout.connect(self._report_heartbeat)
         self._report_heartbeat()
 

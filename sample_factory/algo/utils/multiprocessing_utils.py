@@ -12,6 +12,7 @@ from sample_factory.utils.typing import MpLock
 
 # Imported once by the fork server; every child then starts with them in (copy-on-write) memory.
 _PRELOADED_MODULES = [
+    "sample_factory.algo.utils.fork_server_setup",
     "torch",
     "numpy",
     "gymnasium",

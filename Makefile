@@ -1,0 +1,54 @@
+# Every target works on a fresh clone: the virtual environment is created on demand.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A build of PyTorch without CUDA where pip can find one; on a GPU machine: make TORCH="torch"
+TORCH ?= torch==2.13.0
+STAMP := $(VENV)/.installed
+
+.PHONY: install train test test-fast format lint type check learning docs-reference clean
+
+install: $(STAMP)
+
+$(STAMP): setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet -e ".[dev]"
+	touch $(STAMP)
+
+# --- the two commands of the README ---
+
+TRAIN_DIR ?= train_dir
+EXPERIMENT ?= cartpole
+
+train: $(STAMP)
+	$(BIN)/python -m sf_examples.train_gym_env $(CARTPOLE_FLAGS) --train_dir=$(TRAIN_DIR) --experiment=$(EXPERIMENT)
+	$(BIN)/python -m sample_factory.enjoy --env=CartPole-v1 --train_dir=$(TRAIN_DIR) --experiment=$(EXPERIMENT) \
+		--no_render --max_num_episodes=100 --load_checkpoint_kind=best
+
+CARTPOLE_FLAGS := --env=CartPole-v1 --seed=1 --device=cpu --num_workers=2 --num_envs_per_worker=16 --use_rnn=False
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -q tests
+
+# --- development ---
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -q tests/unit tests/api
+
+format: $(STAMP)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lint: $(STAMP)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+type: $(STAMP)
+	$(BIN)/mypy
+
+check: lint type test-fast
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,179 @@
+"""Turns finished rollouts into training batches.
+
+Rows are copied into the batch that is being formed as soon as they arrive. In asynchronous mode their block goes back to its
+rollout worker at once; in synchronous mode after the batch was trained on, so that the next rollouts use the new policy.
+
+What it waits for: rollouts (signals of rollout workers) and free batch slots (signals of the learner). When every slot is full
+or being trained on, rows stay where they are and the policy's inference workers are paused: that is the back-pressure that
+bounds policy lag. The bound of one policy: ``num_batches_to_accumulate`` batches plus the blocks under way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any, NamedTuple
+
+import numpy as np
+from signal_slot.signal_slot import EventLoop, signal
+
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.shared_buffers import BufferMgr, alloc_trajectory_tensors, policy_device
+from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.cfg.configurable import Configurable
+from sample_factory.model.model_utils import get_rnn_size
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, Device, PolicyID
+from sample_factory.utils.utils import log
+
+
+class PendingRows(NamedTuple):
+    """Rows of one block that still have to be copied."""
+
+    block_idx: int
+    device: Device
+    rows: slice | np.ndarray
+
+    def num_rows(self) -> int:
+        return self.rows.stop - self.rows.start if isinstance(self.rows, slice) else len(self.rows)
+
+    def split_at(self, n: int) -> tuple[PendingRows, PendingRows]:
+        """The first ``n`` rows and the others."""
+        rows = self.rows
+        if isinstance(rows, slice):
+            middle = rows.start + n
+            return self._replace(rows=slice(rows.start, middle)), self._replace(rows=slice(middle, rows.stop))
+        return self._replace(rows=rows[:n]), self._replace(rows=rows[n:])
+
+
+def copy_rows(src: TensorDict, src_rows: slice | np.ndarray, dst: TensorDict, dst_rows: slice) -> None:
+    """Copy trajectories, all fields, between tensors that may live on different devices."""
+    for key, tensor in dst.items():
+        if isinstance(tensor, dict):
+            copy_rows(src[key], src_rows, tensor, dst_rows)
+        else:
+            tensor[dst_rows].copy_(src[key][src_rows], non_blocking=True)
+
+
+class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
+    def __init__(self, evt_loop: EventLoop, policy_id: PolicyID, buffer_mgr: BufferMgr, cfg: Config, env_info: EnvInfo):
+        Configurable.__init__(self, cfg)
+        HeartbeatStoppableEventLoopObject.__init__(
+            self, evt_loop, f"{Batcher.__name__}_{policy_id}", cfg.heartbeat_interval
+        )
+        self.timing = Timing(name=f"Batcher {policy_id} profile")
+        self.policy_id, self.env_info, self.buffer_mgr = policy_id, env_info, buffer_mgr
+        self.trajectories_per_batch = buffer_mgr.trajectories_per_training_iteration
+        self.training_batches: list[TensorDict] = []
+
+        self._pending: deque[PendingRows] = deque()
+        self._free_slots: deque[int] = deque()
+        self._forming_slot: int | None = None
+        self._num_formed_rows = 0
+        # Blocks to give back once the batch in this slot was trained on (synchronous mode).
+        self._blocks_of_slot: dict[int, list[int]] = {}
+
+    @signal
+    def initialized(self) -> None: ...
+
+    @signal
+    def trajectory_buffers_available(self) -> None: ...
+
+    @signal
+    def training_batches_available(self) -> None: ...
+
+    def init(self) -> None:
+        """Allocate the training batches; called when the learner is ready."""
+        device = policy_device(self.cfg, self.policy_id)
+        for slot in range(self.buffer_mgr.max_batches_to_accumulate):
+            self.training_batches.append(
+                alloc_trajectory_tensors(
+                    self.env_info,
+                    self.trajectories_per_batch,
+                    self.cfg.rollout,
+                    get_rnn_size(self.cfg),
+                    device,
+                    share=False,
+                )
+            )
+            self._free_slots.append(slot)
+            self._blocks_of_slot[slot] = []
+        self.start_heartbeat()
+        self.initialized.emit()
+        self._form_batches()  # rollouts may have arrived before
+
+    def on_new_trajectories(self, finished: list[Any], device: Device) -> None:
+        """Slot for rollout workers: lists of ``FinishedRollouts`` of this policy."""
+        for rollouts in finished:
+            if rollouts.policy_id != self.policy_id:
+                raise ValueError(f"{self.object_id} received a trajectory of policy {rollouts.policy_id}")
+            self._pending.append(PendingRows(rollouts.block_idx, device, rollouts.rows))
+        self._form_batches()
+
+    def on_training_batch_released(self, slot: int, training_iteration: int) -> None:
+        """Slot for the learner: the batch in this slot was trained on."""
+        for block_idx in self._blocks_of_slot[slot]:
+            self.buffer_mgr.release(self.policy_id, block_idx)
+        self._blocks_of_slot[slot] = []
+        self._free_slots.append(slot)
+        if not self.cfg.async_rl:
+            # Asynchronous workers see their blocks become free in shared memory; here a new iteration begins, too.
+            self.trajectory_buffers_available.emit(self.policy_id, training_iteration)
+            self.buffer_mgr.channel.wake_all()
+        self._form_batches()
+
+    def _form_batches(self) -> None:
+        with self.timing.add_time("batching"):
+            while self._pending and self._take_slot():
+                self._copy_pending_rows()
+                if self._num_formed_rows == self.trajectories_per_batch:
+                    self._finish_batch()
+        self._update_back_pressure()
+
+    def _take_slot(self) -> bool:
+        """Whether there is a slot to copy into."""
+        if self._forming_slot is None and self._free_slots:
+            self._forming_slot = self._free_slots.popleft()
+            self._num_formed_rows = 0
+        return self._forming_slot is not None
+
+    def _copy_pending_rows(self) -> None:
+        assert self._forming_slot is not None
+        pending = self._pending.popleft()
+        room = self.trajectories_per_batch - self._num_formed_rows
+        is_last_part = pending.num_rows() <= room
+        if not is_last_part:
+            pending, rest = pending.split_at(room)
+            self._pending.appendleft(rest)
+
+        start = self._num_formed_rows
+        self._num_formed_rows += pending.num_rows()
+        copy_rows(
+            self.buffer_mgr.traj_tensors_torch[pending.device],
+            pending.rows,
+            self.training_batches[self._forming_slot],
+            slice(start, self._num_formed_rows),
+        )
+        if is_last_part:
+            if self.cfg.async_rl:
+                self.buffer_mgr.release(self.policy_id, pending.block_idx)
+            else:
+                self._blocks_of_slot[self._forming_slot].append(pending.block_idx)
+
+    def _finish_batch(self) -> None:
+        slot, self._forming_slot = self._forming_slot, None
+        self.training_batches_available.emit(slot)
+
+    def _update_back_pressure(self) -> None:
+        """More experience would only get old while no slot is free."""
+        if self.cfg.async_rl:
+            is_full = bool(self.training_batches) and self._forming_slot is None and not self._free_slots
+            self.buffer_mgr.channel.set_paused(self.policy_id, is_full)
+
+    def profile(self) -> dict[Any, Any]:
+        return {self.object_id: self.timing}
+
+    def on_stop(self, *args: Any) -> None:
+        if not self.is_stopped:
+            log.debug(f"{self.object_id} stops with {len(self._pending)} finished rollouts left over")
+        super().on_stop(*args)

@@ -1,0 +1,180 @@
+"""Process shell around one learner and its batcher.
+
+The learner runs on the main thread of the process, the batcher on a thread of its own (in serial mode both on the runner's
+loop). The learner waits for training batches; it stops after its batcher and saves a checkpoint first. An exception saves, too,
+as long as the weights are finite.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from signal_slot.signal_slot import EventLoop, signal
+
+from sample_factory.algo.learning.batcher import Batcher
+from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, POLICY_ID_KEY
+from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeights
+from sample_factory.algo.utils.periodic_timer import PeriodicTimer
+from sample_factory.algo.utils.seeding import seed_process
+from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.torch_utils import init_torch_runtime
+from sample_factory.cfg.configurable import Configurable
+from sample_factory.utils.gpu_utils import cuda_envvars_for_policy
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import init_file_logger, log, set_process_niceness
+
+_BATCHER_CHECK_SEC = 1.0
+
+
+def init_learner_process(sf_context: SampleFactoryContext, learner_worker: LearnerWorker) -> None:
+    """First thing a learner process does: registries, logging, scheduling, GPU visibility, threads."""
+    cfg = learner_worker.cfg
+    set_global_context(sf_context)
+    log.info(f"{learner_worker.object_id} started, process {learner_worker.event_loop.process.pid}")
+    init_file_logger(cfg)
+    seed_process(cfg, "learner", learner_worker.policy_id)
+    set_process_niceness(cfg.default_niceness)
+    if cfg.device == "gpu":
+        cuda_envvars_for_policy(learner_worker.policy_id, "learning")
+    init_torch_runtime(cfg)
+
+
+class BatcherThread(threading.Thread):
+    """Runs the batcher's loop and keeps the exception that ended it, if one did."""
+
+    def __init__(self, event_loop: EventLoop) -> None:
+        super().__init__(name="batcher", daemon=True)
+        self.event_loop = event_loop
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self.event_loop.exec()
+        except BaseException as exc:
+            self.error = exc
+
+
+class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
+    def __init__(
+        self,
+        evt_loop: EventLoop,
+        cfg: Config,
+        env_info: EnvInfo,
+        buffer_mgr: BufferMgr,
+        batcher: Batcher,
+        policy_id: PolicyID,
+        weights: SharedWeights | None = None,
+    ):
+        Configurable.__init__(self, cfg)
+        HeartbeatStoppableEventLoopObject.__init__(
+            self, evt_loop, f"{LearnerWorker.__name__}_p{policy_id}", cfg.heartbeat_interval
+        )
+        self.policy_id, self.batcher = policy_id, batcher
+        self.timing = Timing(name=f"Learner {policy_id} profile")
+        self.param_server = ParameterServer(policy_id, buffer_mgr.policy_versions, cfg.serial_mode, weights)
+        self.learner = Learner(cfg, env_info, buffer_mgr.policy_versions, policy_id, self.param_server)
+        self.training_iteration_since_resume = 0
+        self._batcher_thread: BatcherThread | None = None
+        self._batcher_check_timer: PeriodicTimer | None = None
+        self._is_learner_ready = False
+
+    @signal
+    def initialized(self) -> None: ...
+
+    @signal
+    def model_initialized(self) -> None: ...
+
+    @signal
+    def report_msg(self) -> None: ...
+
+    @signal
+    def training_batch_released(self) -> None: ...
+
+    @signal
+    def finished_training_iteration(self) -> None: ...
+
+    @signal
+    def saved_model(self) -> None: ...
+
+    def init(self) -> None:
+        """First thing a learner does: its batcher's thread, its model, and the news that both are there."""
+        if self.batcher.event_loop is not self.event_loop:
+            self._batcher_thread = BatcherThread(self.batcher.event_loop)
+            self._batcher_thread.start()
+            self._batcher_check_timer = PeriodicTimer(self.event_loop, _BATCHER_CHECK_SEC)
+            self._batcher_check_timer.timeout.connect(self._check_batcher)
+        policy_id, _, device, policy_version = self.learner.init()
+        self._is_learner_ready = True
+        # The weights themselves are in the parameter server: no tensor travels with the message.
+        self.model_initialized.emit((policy_id, None, str(device), policy_version))
+        self.report_msg.emit({LEARNER_ENV_STEPS: self.learner.env_steps, POLICY_ID_KEY: self.policy_id})
+        self.start_heartbeat()
+        self.initialized.emit()
+
+    def _check_batcher(self) -> None:
+        thread = self._batcher_thread
+        if thread is not None and thread.error is not None:
+            error, thread.error = thread.error, None
+            raise RuntimeError(f"the batcher of policy {self.policy_id} failed") from error
+
+    # --- training ---
+
+    def on_new_training_batch(self, batch_idx: int) -> None:
+        with self.timing.add_time("train"):
+            stats = self.learner.train(self.batcher.training_batches[batch_idx])
+        self.training_iteration_since_resume += 1
+        self.training_batch_released.emit(batch_idx, self.training_iteration_since_resume)
+        self.finished_training_iteration.emit(self.training_iteration_since_resume)
+        if stats is not None:
+            self.report_msg.emit(stats)
+
+    # --- saving and loading ---
+
+    def save(self) -> None:
+        if self._is_learner_ready and self.learner.save():
+            self.saved_model.emit(self.policy_id)
+
+    def save_best(self, policy_id: PolicyID, metric: str, metric_value: float) -> None:
+        if self._is_learner_ready and self.learner.save_best(policy_id, metric, metric_value):
+            self.saved_model.emit(self.policy_id)
+
+    def save_milestone(self) -> None:
+        if self._is_learner_ready:
+            self.learner.save_milestone()
+
+    def load(self, policy_to_load: PolicyID) -> None:
+        """Replace this policy's weights by another policy's newest checkpoint before the next batch."""
+        self.learner.set_policy_to_load(policy_to_load)
+
+    def on_update_cfg(self, new_cfg: dict[str, Any]) -> None:
+        self.learner.set_new_cfg(new_cfg)
+
+    # --- ends ---
+
+    def profile(self) -> dict[Any, Any]:
+        timing = getattr(self.learner, "timing", None)
+        return {self.object_id: timing if timing is not None else self.timing}
+
+    def on_crash(self) -> None:
+        """Save what can be saved: the checkpoint store refuses non-finite weights."""
+        if self._is_learner_ready and not self.is_stopped:
+            log.error(f"{self.object_id}: saving a checkpoint after an exception")
+            self.learner.save()
+
+    def on_stop(self, *args: Any) -> None:
+        if self.is_stopped:
+            return
+        self.save()
+        if self._batcher_check_timer is not None:
+            self._batcher_check_timer.stop()
+        if self._batcher_thread is not None:
+            self._batcher_thread.join(timeout=self.cfg.fault_timeout)
+        super().on_stop(*args)
+
+

@@ -1,0 +1,511 @@
+"""The runner: owns a run from configuration to exit code.
+
+This module is about the life cycle only. Numbers are in ``metrics``, TensorBoard in ``summaries``, connections in ``wiring``,
+processes in ``supervisor``, signals in ``termination``, the folder in ``experiment_dir``. Two assemblies derive from
+:class:`Runner`: ``SerialRunner`` and ``ParallelRunner``.
+
+How a run ends (:meth:`Runner._stop_training`): ``stop`` is emitted once; every component answers with its own ``stop`` signal
+and leaves its loop; when the last one has answered, or its process has ended, the loop stops. If that takes longer than
+``--fault_timeout`` the remaining processes are killed and the run counts as failed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+from signal_slot.signal_slot import EventLoopObject, EventLoopStatus, signal
+
+from sample_factory.algo.learning.batcher import Batcher
+from sample_factory.algo.learning.learner_worker import LearnerWorker
+from sample_factory.algo.runners.experiment_dir import ExperimentLock, prepare_experiment_dir
+from sample_factory.algo.runners.heartbeats import Heartbeats
+from sample_factory.algo.runners.metrics import Rates, RunMetrics
+from sample_factory.algo.runners.result import RunResult
+from sample_factory.algo.runners.stop_conditions import reason_to_stop
+from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
+from sample_factory.algo.runners.supervisor import ProcessExit, Supervisor
+from sample_factory.algo.runners.termination import TerminationSignals
+from sample_factory.algo.runners.wiring import connect_components
+from sample_factory.algo.sampling.sampler import AbstractSampler, Sampler
+from sample_factory.algo.sampling.stats import samples_stats_handler, stats_msg_handler, timing_msg_handler
+from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.env_info import EnvInfo, EnvProbeError, obtain_env_info_in_a_separate_process
+from sample_factory.algo.utils.misc import (
+    EPISODIC,
+    LEARNER_ENV_STEPS,
+    SAMPLES_COLLECTED,
+    STATS_KEY,
+    TIMING_STATS,
+    TRAIN_STATS,
+    ExperimentStatus,
+)
+from sample_factory.algo.utils.periodic_timer import PeriodicTimer
+from sample_factory.algo.utils.poll_loop import PollingEventLoop
+from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
+from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.persistence import save_config
+from sample_factory.utils.gpu_utils import set_global_cuda_envvars
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, PolicyID, StatusCode
+from sample_factory.utils.utils import cfg_file, experiment_dir, init_file_logger, log, save_git_diff
+from sample_factory.utils.wandb_utils import finish_wandb, init_wandb
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+MsgHandler = Callable[["Runner", dict], None]
+PolicyMsgHandler = Callable[["Runner", dict, PolicyID], None]
+
+# What flag errors exit with, as argparse does.
+EXIT_CODE_BAD_CONFIG: StatusCode = 2
+
+
+class AlgoObserver:
+    """Hooks user code can implement. Called in the order the observers were registered."""
+
+    def on_init(self, runner: Runner) -> None:
+        """Configuration and spaces are known, nothing is created yet."""
+
+    def on_connect_components(self, runner: Runner) -> None:
+        """All components exist and are connected; connect your own signals here."""
+
+    def on_start(self, runner: Runner) -> None:
+        """The components are being started."""
+
+    def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
+        """Some policy finished a training iteration."""
+
+    def extra_summaries(self, runner: Runner, policy_id: PolicyID, writer: SummaryWriter, env_steps: int) -> None:
+        """Write your own summaries of one policy."""
+
+    def on_stop(self, runner: Runner) -> None:
+        """Training is about to stop."""
+
+
+class RunView(Protocol):
+    """What shows the progress of a run to a person."""
+
+    def start(self) -> None: ...
+
+    def report(self, runner: Runner, rates: Rates) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Runner(EventLoopObject, Configurable):
+    def __init__(self, cfg: Config, unique_name: str | None = None):
+        Configurable.__init__(self, cfg_dict(cfg))
+        cfg = self.cfg
+        name = unique_name or Runner.__name__
+        loop = PollingEventLoop(f"{name}_EvtLoop", serial_mode=cfg.serial_mode)
+        EventLoopObject.__init__(self, loop, name)
+        loop.owner = self
+
+        self.experiment_lock: ExperimentLock = prepare_experiment_dir(cfg)
+        self.status: StatusCode = ExperimentStatus.SUCCESS
+        self.stop_cause = "not started"
+        self.timing = Timing(name=f"{self.object_id} profile")
+        self.view: RunView | None = None
+        self.env_info: EnvInfo | None = None
+        self.buffer_mgr: BufferMgr | None = None
+        self.learners: dict[PolicyID, LearnerWorker] = {}
+        self.batchers: dict[PolicyID, Batcher] = {}
+        self.sampler: AbstractSampler | None = None
+        self.reward_shaping: list[dict | None] = [None] * cfg.num_policies
+
+        self.metrics = RunMetrics(cfg.num_policies, cfg.stats_avg)
+        self.fps: tuple[float, ...] = ()
+        self.rates = Rates((math.nan,), {})
+        init_wandb(cfg)  # before the writers: it patches TensorBoard
+        self.writers = make_writers(cfg)
+        self.summaries = SummaryReporter(self.writers, self.metrics)
+
+        self.observers: list[AlgoObserver] = []
+        self.msg_handlers: dict[str, list[MsgHandler]] = {
+            TIMING_STATS: [timing_msg_handler],
+            STATS_KEY: [stats_msg_handler],
+        }
+        self.policy_msg_handlers: dict[str, list[PolicyMsgHandler]] = {
+            LEARNER_ENV_STEPS: [self._learner_steps_handler],
+            EPISODIC: [self._episodic_stats_handler],
+            TRAIN_STATS: [self._train_stats_handler],
+            SAMPLES_COLLECTED: [samples_stats_handler],
+        }
+
+        self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval)
+        self.supervisor = Supervisor(loop, self._on_process_exit)
+        self.components_to_stop: set[str] = set()
+        self.stopped = False
+        self._stop_deadline = float("inf")
+        self._started_at = time.time()
+        self._termination = TerminationSignals()
+        self._component_profiles: dict[str, Timing] = {}
+
+        self.report_interval_sec = 5.0
+        self.update_training_info_every_sec = 5.0
+        self.timers: list[PeriodicTimer] = []
+        self._create_timers()
+
+    def _create_timers(self) -> None:
+        cfg = self.cfg
+        self._add_timer(self.report_interval_sec, self._report)
+        self._add_timer(cfg.experiment_summaries_interval, self._write_summaries)
+        self._add_timer(cfg.save_every_sec, self._save_periodic)
+        self._add_timer(cfg.save_best_every_sec, self._save_best_policies)
+        if cfg.save_milestones_sec > 0:
+            self._add_timer(cfg.save_milestones_sec, self._save_milestones)
+        self._add_timer(self.update_training_info_every_sec, self._propagate_training_info)
+        self._add_timer(cfg.heartbeat_reporting_interval, self._check_heartbeats)
+        self._add_timer(1.0, self._check_deadlines)
+
+    def _add_timer(self, interval_sec: float, slot: Callable[[], None]) -> None:
+        timer = PeriodicTimer(self.event_loop, interval_sec)
+        timer.timeout.connect(slot)
+        self.timers.append(timer)
+
+    # --- signals ---
+
+    @signal
+    def save_periodic(self) -> None: ...
+
+    @signal
+    def save_best(self) -> None: ...
+
+    @signal
+    def save_milestone(self) -> None: ...
+
+    @signal
+    def update_training_info(self) -> None: ...
+
+    @signal
+    def stop(self) -> None: ...
+
+    @signal
+    def all_components_stopped(self) -> None: ...
+
+    # --- numbers, at the names scripts use ---
+
+    @property
+    def env_steps(self) -> dict[PolicyID, int]:
+        return self.metrics.env_steps
+
+    @property
+    def total_env_steps_since_resume(self) -> dict[PolicyID, int]:
+        return self.metrics.total_env_steps_since_resume
+
+    @property
+    def samples_collected(self) -> list[int]:
+        return self.metrics.samples_collected
+
+    @property
+    def policy_avg_stats(self) -> dict[str, list[deque]]:
+        return self.metrics.policy_avg_stats
+
+    @property
+    def policy_lag(self) -> list[dict[str, float]]:
+        return self.metrics.policy_lag
+
+    @property
+    def stats(self) -> dict[str, float]:
+        return self.metrics.stats
+
+    @property
+    def avg_stats(self) -> dict[str, deque]:
+        return self.metrics.avg_stats
+
+    # --- registration ---
+
+    def register_observer(self, observer: AlgoObserver) -> None:
+        self.observers.append(observer)
+
+    def register_msg_handler(self, key: str, func: MsgHandler) -> None:
+        """``func(runner, msg)`` for every message that has this key, besides the built-in handlers."""
+        self.msg_handlers.setdefault(key, []).append(func)
+
+    def register_policy_msg_handler(self, key: str, func: PolicyMsgHandler) -> None:
+        """``func(runner, msg, policy_id)`` for every message of a policy that has this key."""
+        self.policy_msg_handlers.setdefault(key, []).append(func)
+
+    def register_episodic_stats_handler(self, func: PolicyMsgHandler) -> None:
+        self.register_policy_msg_handler(EPISODIC, func)
+
+    def _call_observers(self, hook: str, *args: Any) -> None:
+        for observer in self.observers:
+            getattr(observer, hook)(self, *args)
+
+    # --- initialisation ---
+
+    def init(self) -> StatusCode:
+        """Find out about the environment, check the configuration, save it and allocate memory. Starts no worker."""
+        cfg = self.cfg
+        set_global_cuda_envvars(cfg)
+        try:
+            self.env_info = obtain_env_info_in_a_separate_process(cfg)
+        except EnvProbeError as exc:
+            return self._fail_init(f"{exc}", ExperimentStatus.FAILURE)
+        for policy_id in range(cfg.num_policies):
+            self.reward_shaping[policy_id] = self.env_info.reward_shaping_scheme
+        if not preprocess_cfg(cfg, self.env_info):
+            return self._fail_init("invalid configuration", EXIT_CODE_BAD_CONFIG)
+
+        log.debug(f"Starting experiment with the following configuration:\n{cfg_str(cfg)}")
+        init_file_logger(cfg)
+        save_config(cfg, cfg_file(cfg))
+        save_git_diff(experiment_dir(cfg))
+        self.buffer_mgr = BufferMgr(cfg, self.env_info)
+        self._call_observers("on_init")
+        return ExperimentStatus.SUCCESS
+
+    def _fail_init(self, cause: str, status: StatusCode) -> StatusCode:
+        log.error(cause)
+        self.status, self.stop_cause = status, cause.strip().splitlines()[-1]
+        self._close()
+        return status
+
+    def connect_components(self) -> None:
+        """Connect everything with everything else; see ``wiring`` for the table."""
+        assert isinstance(self.sampler, Sampler)
+        expected = connect_components(self)
+        self.heartbeats = Heartbeats(
+            [(type(component).__name__, component.object_id) for component in expected],
+            self.cfg.heartbeat_reporting_interval,
+        )
+        self.components_to_stop = {component.object_id for component in expected}
+        self._call_observers("on_connect_components")
+
+    # --- running ---
+
+    def run(self) -> StatusCode:
+        """Train until done, interrupted or failed; returns the exit code."""
+        self._started_at = time.time()
+        loop_status: StatusCode = EventLoopStatus.NORMAL_TERMINATION
+        if self.view is not None:
+            self.view.start()
+        try:
+            with self._termination, self.timing.timeit("main_loop"):
+                loop_status = self.event_loop.exec(self._interrupted)
+        except Exception:
+            self._fail_from_exception(traceback.format_exc())
+        finally:
+            self._end_run(loop_status)
+        return self.status
+
+    def _interrupted(self) -> bool:
+        """Asked by the loop after every iteration; True ends it at once."""
+        if self._termination.stop_requested() and not self.stopped:
+            log.info(f"{self._termination.describe()} received: saving and stopping, once more to stop without saving")
+            self._stop_training(status=self._termination.status(), cause=self._termination.describe())
+        return self._termination.kill_requested() or time.time() > self._stop_deadline
+
+    def _on_start(self) -> None:
+        """First slot of the loop: start the processes."""
+        assert self.sampler is not None
+        self.stop_cause = "running"
+        self._start_processes()
+        self.sampler.init()
+        self.supervisor.watch(self._all_processes())
+        self._propagate_training_info()
+        self._call_observers("on_start")
+
+    def _start_processes(self) -> None:
+        """Learner processes, in the assembly that has some."""
+
+    def _all_processes(self) -> list[ChildProcess]:
+        return []
+
+    # --- messages ---
+
+    def _process_msg(self, msgs: dict | list | tuple) -> None:
+        """Slot for ``report_msg`` of all components."""
+        for msg in [msgs] if isinstance(msgs, dict) else msgs:
+            for key in msg:
+                for handler in self.msg_handlers.get(key, ()):
+                    handler(self, msg)
+                if "policy_id" in msg:
+                    for policy_handler in self.policy_msg_handlers.get(key, ()):
+                        policy_handler(self, msg, msg["policy_id"])
+
+    @staticmethod
+    def _learner_steps_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
+        runner.metrics.add_env_steps(policy_id, msg[LEARNER_ENV_STEPS])
+
+    @staticmethod
+    def _episodic_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
+        runner.metrics.add_episodic_stats(policy_id, msg[EPISODIC])
+
+    @staticmethod
+    def _train_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
+        runner.metrics.add_train_stats(policy_id, msg[TRAIN_STATS])
+        runner.summaries.write_train_stats(policy_id, msg[TRAIN_STATS])
+
+    def _receive_heartbeat(self, component_type: type, object_id: str, process_name: str, queue_size: int) -> None:
+        self.heartbeats.receive(component_type, object_id, process_name, queue_size)
+
+    def _after_training_iteration(self, training_iteration_since_resume: int) -> None:
+        if self.stopped:
+            return
+        self._call_observers("on_training_step", training_iteration_since_resume)
+        self._stop_if_done()
+
+    def _stop_if_done(self) -> None:
+        reason = reason_to_stop(self.cfg, self.env_steps, time.time() - self._started_at)
+        if reason is not None and not self.stopped:
+            log.info(f"Training is complete: {reason}")
+            self._stop_training(cause=reason)
+
+    # --- periodic work ---
+
+    def _report(self) -> None:
+        self.rates = self.metrics.tick()
+        self.fps = self.rates.fps
+        if self.view is not None:
+            self.view.report(self, self.rates)
+
+    def _write_summaries(self) -> None:
+        self.summaries.write(self.rates, lambda *args: self._call_observers("extra_summaries", *args))
+
+    def _save_periodic(self) -> None:
+        self.save_periodic.emit()
+
+    def _save_milestones(self) -> None:
+        self.save_milestone.emit()
+
+    def _save_best_policies(self) -> None:
+        """Offer each policy's score to its learner, which saves it if it is the best so far."""
+        if len(self.env_steps) < self.cfg.num_policies:
+            return
+        metric = self.cfg.save_best_metric
+        for policy_id, env_steps in self.env_steps.items():
+            value = self.metrics.mean(metric, policy_id)
+            if env_steps >= self.cfg.save_best_after and value is not None:
+                self.save_best.emit(policy_id, metric, value)
+
+    def update_reward_shaping(self, policy_id: PolicyID, reward_shaping: dict | None) -> None:
+        self.reward_shaping[policy_id] = reward_shaping
+        self._propagate_training_info()
+
+    def _propagate_training_info(self) -> None:
+        info = {
+            policy_id: {
+                "policy_id": policy_id,
+                "approx_total_training_steps": self.env_steps.get(policy_id, 0),
+                "reward_shaping": self.reward_shaping[policy_id],
+            }
+            for policy_id in range(self.cfg.num_policies)
+        }
+        self.update_training_info.emit(info)
+
+    def _check_heartbeats(self) -> None:
+        problem = self.heartbeats.check()
+        if problem is not None and not self.stopped:
+            log.error(f"Stopping the run: {problem}")
+            self._stop_training(status=ExperimentStatus.FAILURE, cause=problem)
+
+    def _check_deadlines(self) -> None:
+        self._stop_if_done()
+
+    # --- the end ---
+
+    def _on_process_exit(self, process: ChildProcess, process_exit: ProcessExit) -> None:
+        """Supervisor's callback. Before the stop every exit is a failure, afterwards only those that are not clean."""
+        if process_exit.is_clean and self.stopped:
+            self._forget_components_of(process)
+            return
+        if process_exit.error:
+            log.error(f"Exception in {process_exit.error}")
+        log.error(f"Stopping the run: {process_exit}")
+        if not self.stopped or self.status == ExperimentStatus.SUCCESS:
+            self.status, self.stop_cause = ExperimentStatus.FAILURE, str(process_exit)
+        self._forget_components_of(process)
+        self._stop_training(status=ExperimentStatus.FAILURE, cause=str(process_exit))
+
+    def _forget_components_of(self, process: ChildProcess) -> None:
+        """Nobody in this process will report that it stopped."""
+        gone = [component.object_id for component in self._components() if component.event_loop.process is process]
+        for object_id in gone:
+            self._component_stopped(object_id, {})
+
+    def _components(self) -> list[Any]:
+        sampler_components = self.sampler.stoppable_components() if isinstance(self.sampler, Sampler) else []
+        return [*self.batchers.values(), *self.learners.values(), *sampler_components]
+
+    def _stop_training(self, status: StatusCode | None = None, cause: str = "") -> None:
+        """Ask every component to stop; the learners save first. Only the first call counts."""
+        if self.stopped:
+            return
+        self.stopped = True
+        self.stop_cause = cause
+        if status is not None:
+            self.status = status
+        self._stop_deadline = time.time() + self.cfg.fault_timeout
+        self._propagate_training_info()
+        self._call_observers("on_stop")
+        self._save_best_policies()
+        for timer in self.timers:
+            timer.stop()
+        self.stop.emit(self.object_id)
+        if self.buffer_mgr is not None:
+            self.buffer_mgr.channel.wake_all()
+        if not self.components_to_stop:
+            self.all_components_stopped.emit()
+
+    def _component_stopped(self, object_id: str, profiles: dict[str, Timing]) -> None:
+        """Slot for the ``stop`` signal of every component."""
+        self._component_profiles.update(profiles)
+        if object_id not in self.components_to_stop:
+            return
+        log.debug(f"Component {object_id} stopped!")
+        self.components_to_stop.remove(object_id)
+        self.heartbeats.forget(object_id)
+        if not self.components_to_stop and self.stopped:
+            self.all_components_stopped.emit()
+
+    def _on_everything_stopped(self) -> None:
+        self.event_loop.stop()
+
+    def _fail_from_exception(self, text: str) -> None:
+        """An exception escaped a slot of this process. In serial mode learners live here and save what they have."""
+        log.error(f"Exception in the runner process:\n{text}")
+        self.status, self.stop_cause = ExperimentStatus.FAILURE, text.strip().splitlines()[-1]
+        if self.cfg.serial_mode:
+            for learner in self.learners.values():
+                learner.on_crash()
+
+    def _end_run(self, loop_status: StatusCode) -> None:
+        """Whatever happened: no process left, profiles logged, result written, folder unlocked."""
+        if self.view is not None:
+            self.view.stop()
+        if not self.stopped:
+            self.stop.emit(self.object_id)
+        gave_up = loop_status == EventLoopStatus.INTERRUPTED
+        kill_now = gave_up or self._termination.kill_requested()
+        killed = self.supervisor.join_or_kill(0.0 if kill_now else float(self.cfg.fault_timeout))
+        if killed:
+            self.stop_cause = f"{self.stop_cause}; killed {', '.join(killed)}"
+            if self.status == ExperimentStatus.SUCCESS:
+                self.status = ExperimentStatus.FAILURE
+        self._log_profiles()
+        self._write_summaries()
+        self._close()
+
+    def _log_profiles(self) -> None:
+        for _, profile in sorted(self._component_profiles.items()):
+            log.info(profile)
+        log.info(self.timing)
+        seconds = max(self.timing.get("main_loop", 0.0), 1e-8)
+        fps = self.metrics.frames_since_resume() / seconds
+        log.info(f"Collected {self.env_steps}, FPS: {fps:.1f}")
+
+    def _close(self) -> None:
+        for writer in self.writers.values():
+            writer.close()
+        finish_wandb(self.cfg)
+        RunResult.of(self).write(experiment_dir(self.cfg))
+        log.info(f"Run ended with exit code {self.status}: {self.stop_cause}")
+        self.experiment_lock.release()

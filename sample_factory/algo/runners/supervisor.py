@@ -1,0 +1,77 @@
+"""Watches the processes of a run: the first one that dies decides how the run ends.
+
+The supervisor looks at process sentinels, not at heartbeats, so a death is noticed within a fraction of a second even if the
+component never reported anything. It does not restart or stop anybody itself; the runner does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_sentinels
+
+from signal_slot.signal_slot import EventLoop, EventLoopObject
+
+from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.periodic_timer import PeriodicTimer
+from sample_factory.utils.utils import log
+
+_CHECK_PERIOD_SEC = 0.2
+_KILL_TIMEOUT_SEC = 5.0
+
+
+@dataclass(frozen=True)
+class ProcessExit:
+    """How a process ended. ``error``: traceback it sent before, if it could."""
+
+    name: str
+    exitcode: int | None
+    error: str | None
+
+    @property
+    def is_clean(self) -> bool:
+        return self.exitcode == 0 and self.error is None
+
+    def __str__(self) -> str:
+        how = f"was killed by signal {-self.exitcode}" if (self.exitcode or 0) < 0 else f"exited with {self.exitcode}"
+        return f"process {self.name} {how}"
+
+
+class Supervisor(EventLoopObject):
+    def __init__(self, event_loop: EventLoop, on_exit: Callable[[ChildProcess, ProcessExit], None]) -> None:
+        super().__init__(event_loop, "Supervisor")
+        self._on_exit = on_exit
+        self._running: list[ChildProcess] = []
+        self._timer = PeriodicTimer(event_loop, _CHECK_PERIOD_SEC)
+        self._timer.timeout.connect(self.check)
+
+    def watch(self, processes: Sequence[ChildProcess]) -> None:
+        """Processes that have been started."""
+        self._running.extend(processes)
+
+    @property
+    def running(self) -> list[ChildProcess]:
+        return list(self._running)
+
+    def check(self) -> None:
+        by_sentinel = {process.sentinel: process for process in self._running}
+        for sentinel in wait_for_sentinels(list(by_sentinel), timeout=0) if by_sentinel else ():
+            process = by_sentinel[sentinel]  # type: ignore[index]
+            process.join()
+            self._running.remove(process)
+            self._on_exit(process, ProcessExit(process.name, process.exitcode, process.error()))
+
+    def join_or_kill(self, timeout_sec: float) -> list[str]:
+        """Wait for all processes together at most this long, then kill what is left; returns the names of the killed."""
+        deadline = time.monotonic() + timeout_sec
+        for process in self._running:
+            process.join(max(0.0, deadline - time.monotonic()))
+        killed = [process for process in self._running if process.is_alive()]
+        for process in killed:
+            log.error(f"Process {process.name} did not stop, killing it")
+            process.kill()
+        for process in killed:
+            process.join(_KILL_TIMEOUT_SEC)
+        self._running.clear()
+        return [process.name for process in killed]

@@ -1,0 +1,318 @@
+"""Runner for ordinary environments: one Python object per environment, any number of agents in each.
+
+All agents of a split step together, so everything that is not ``env.step`` is done for the whole split at once on columns of
+the trajectory block (structure of arrays). Per-agent Python runs only where agents really differ: at episode ends, when agents
+become inactive or change policy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sample_factory.algo.sampling.sampling_utils import (
+    FinishedRollouts,
+    VectorEnvRunner,
+    record_episode_statistics_wrapper_stats,
+)
+from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
+from sample_factory.algo.utils.env_actions import make_action_converter
+from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.make_env import NonBatchedVecEnv, make_env_func_non_batched
+from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
+from sample_factory.algo.utils.seeding import component_rng, env_seed
+from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.envs.env_utils import (
+    TrainingInfoInterface,
+    find_training_info_interface,
+    set_reward_shaping,
+    set_training_info,
+)
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import log
+
+INACTIVE: PolicyID = -1
+
+
+class AgentStates:
+    """Per-agent state of one split as arrays of length n, agent j of environment i at ``i * num_agents + j``."""
+
+    def __init__(self, num_envs: int, num_agents: int) -> None:
+        n = num_envs * num_agents
+        self.policy = np.zeros(n, np.int32)
+        self.is_active = np.ones(n, bool)
+        self.episode_reward = np.zeros(n, np.float64)
+        self.episode_len = np.zeros(n, np.int64)
+        self.acting_policy = self.policy.copy()  # policy, or INACTIVE
+        self.asked_policies: list[PolicyID] = [0]
+        self.partial = False
+
+    def refresh(self) -> None:
+        """Recompute what follows from ``policy`` and ``is_active``; call after changing either."""
+        self.acting_policy = np.where(self.is_active, self.policy, INACTIVE).astype(np.int32)
+        self.asked_policies = np.unique(self.policy[self.is_active]).tolist()
+        self.partial = len(self.asked_policies) != 1 or not self.is_active.all()
+
+
+class NonBatchedVectorEnvRunner(VectorEnvRunner):
+    def __init__(
+        self,
+        cfg: Config,
+        env_info: EnvInfo,
+        num_envs: int,
+        worker_idx: int,
+        split_idx: int,
+        buffer_mgr: BufferMgr,
+        sampling_device: str,
+        training_info: list[dict[str, Any] | None],
+    ):
+        super().__init__(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device)
+        self.num_envs, self.num_agents = num_envs, env_info.num_agents
+        self.training_info = training_info
+        self.envs: list[NonBatchedVecEnv] = []
+        self._training_info_interfaces: list[TrainingInfoInterface | None] = []
+        self._policy_mapping = AgentPolicyMapping(cfg, env_info, worker_idx, split_idx)
+        self._agents = AgentStates(num_envs, self.num_agents)
+        self._to_env_actions = make_action_converter(env_info.action_space, batched=False)
+        self._last_actions: np.ndarray | None = None  # [n, num_actions]
+        self._last_obs: list[dict[str, Any]] = []
+
+        self._rollout, self._scale, self._clip = cfg.rollout, cfg.reward_scale, cfg.reward_clip
+        self._frames_per_step = env_info.frameskip if cfg.summaries_use_frameskip else 1
+        self._obs_keys = tuple(env_info.obs_space.spaces)
+
+    # --- creation ---
+
+    def init(self, timing: Timing) -> None:
+        with timing.timeit("env_init"):
+            for env_i in range(self.num_envs):
+                self._create_env(env_i)
+            self._last_obs = [obs for env_i in range(self.num_envs) for obs in self._first_reset(env_i)]
+        self._agents.refresh()
+        self._publish_agent_policies()
+        self.update_trajectory_buffers()
+
+    def _create_env(self, env_i: int) -> None:
+        vector_idx = self.split_idx * self.num_envs + env_i
+        env_id = self.worker_idx * self.cfg.num_envs_per_worker + vector_idx
+        env_config = AttrDict(worker_index=self.worker_idx, vector_index=vector_idx, env_id=env_id)
+        env = make_env_func_non_batched(self.cfg, env_config=env_config)
+        check_env_info(env, self.env_info, self.cfg)
+        self.envs.append(env)
+        self._training_info_interfaces.append(find_training_info_interface(env))
+        for agent_i in range(self.num_agents):
+            policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, env_id)
+            self._agents.policy[env_i * self.num_agents + agent_i] = policy
+            self._push_training_info(env_i, agent_i, policy)
+        self._tell_env_its_policy(env_i)
+
+    def _first_reset(self, env_i: int) -> list[dict[str, Any]]:
+        vector_idx = self.split_idx * self.num_envs + env_i
+        env_id = self.worker_idx * self.cfg.num_envs_per_worker + vector_idx
+        env = self.envs[env_i]
+        obs, _ = env.reset(seed=env_seed(self.cfg, env_id))
+        if self.cfg.decorrelate_envs_on_one_worker:
+            num_steps = self.cfg.rollout * vector_idx
+            if num_steps:
+                log.info(f"Decorrelating experience for {num_steps} frames...")
+                obs = self._random_steps(env, obs, num_steps, env_id)
+        return obs
+
+    def _random_steps(
+        self, env: NonBatchedVecEnv, obs: list[dict[str, Any]], num_steps: int, env_id: int
+    ) -> list[dict[str, Any]]:
+        """Random actions, so that environments of one worker do not end their episodes in lockstep."""
+        action_space = self.env_info.action_space
+        action_space.seed(int(component_rng(self.cfg, "decorrelation", env_id).integers(2**31)))
+        for _ in range(num_steps):
+            actions = [action_space.sample(o.get("action_mask") if isinstance(o, dict) else None) for o in obs]
+            obs, *_ = env.step(actions)
+        return obs
+
+    def _push_training_info(self, env_i: int, agent_i: int, policy: PolicyID) -> None:
+        info = self.training_info[policy]
+        if info is not None:
+            set_reward_shaping(self.envs[env_i], info.get("reward_shaping"), agent_i)
+            set_training_info(self._training_info_interfaces[env_i], info)
+
+    def _tell_env_its_policy(self, env_i: int) -> None:
+        unwrapped = self.envs[env_i].unwrapped
+        if hasattr(unwrapped, "curr_policy_idx"):
+            unwrapped.curr_policy_idx = int(self._agents.policy[env_i * self.num_agents])
+
+    # --- policy requests ---
+
+    def generate_policy_request(self) -> list[PolicyID]:
+        assert self._block is not None
+        agents = self._agents
+        if agents.asked_policies:
+            self.channel.post_request(
+                self.worker_idx,
+                self.split_idx,
+                agents.asked_policies,
+                self._block.idx,
+                self.rollout_step,
+                agents.partial,
+            )
+        return agents.asked_policies
+
+    def _publish_agent_policies(self) -> None:
+        self.channel.agent_policy[self.worker_idx, self.split_idx] = self._agents.acting_policy
+
+    # --- stepping ---
+
+    def advance_rollouts(self, timing: Timing) -> tuple[list[FinishedRollouts], list[dict[str, Any]]]:
+        step, data = self.rollout_step, self._data
+        with timing.add_time("env_step"):
+            rewards, terminated, truncated, infos = self._step_envs(self._current_actions(), step + 1)
+
+        with timing.add_time("overhead"):
+            raw_rewards = np.asarray(rewards, np.float64).reshape(-1)
+            time_outs = np.asarray(truncated, bool).reshape(-1)
+            dones = np.asarray(terminated, bool).reshape(-1) | time_outs
+            data["rewards"][:, step] = np.clip(raw_rewards * self._scale, -self._clip, self._clip)
+            data["dones"][:, step] = dones
+            data["time_outs"][:, step] = time_outs
+            data["policy_id"][:, step] = self._agents.acting_policy
+            episodic_stats = self._after_step(raw_rewards, dones, infos, step)
+
+        self.rollout_step += 1
+        if self.rollout_step < self._rollout:
+            return [], episodic_stats
+        return self._hand_over_block(self._finished_rollouts()), episodic_stats
+
+    def _current_actions(self) -> list[Any]:
+        """What every agent does now; an inactive agent repeats its last action (its environment ignores it)."""
+        actions = self._data["actions"][:, self.rollout_step]
+        if self._agents.partial:
+            if self._last_actions is None:
+                self._last_actions = np.zeros_like(actions)
+            actions = np.where(self._agents.is_active[:, None], actions, self._last_actions)
+            self._data["rnn_states"][~self._agents.is_active, self.rollout_step + 1] = self._data["rnn_states"][
+                ~self._agents.is_active, self.rollout_step
+            ]
+        self._last_actions = actions
+        return self._to_env_actions(actions)
+
+    def _step_envs(self, actions: list[Any], obs_step: int) -> tuple[list, list, list, list]:
+        num_agents = self.num_agents
+        columns = [(key, self._data["obs"][key]) for key in self._obs_keys]
+        rewards: list = []
+        terminated: list = []
+        truncated: list = []
+        infos: list = []
+        row = 0
+        for env in self.envs:
+            obs, rew, term, trunc, info = env.step(actions[row : row + num_agents])
+            for agent_obs in obs:
+                _write_obs(columns, row, obs_step, agent_obs)
+                row += 1
+            rewards += rew
+            terminated += term
+            truncated += trunc
+            infos += info
+        return rewards, terminated, truncated, infos
+
+    def _after_step(
+        self, raw_rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], step: int
+    ) -> list[dict[str, Any]]:
+        """Episode accounting; activity and policies of the agents for the next step."""
+        agents = self._agents
+        agents.episode_reward += raw_rewards
+        agents.episode_len += self._frames_per_step
+        changed = self._update_activity(infos)
+
+        reports: list[dict[str, Any]] = []
+        if dones.any():
+            for row in np.flatnonzero(dones).tolist():
+                reports.append(self._episodic_report(row, infos[row]))
+                changed = self._start_next_episode(row) or changed
+            self._data["rnn_states"][dones, step + 1] = 0.0
+        if changed:
+            agents.refresh()
+            self._publish_agent_policies()
+        return reports
+
+    def _update_activity(self, infos: list[dict[str, Any]]) -> bool:
+        changed = False
+        is_active = self._agents.is_active
+        for row, info in enumerate(infos):
+            if info or not is_active[row]:
+                active = bool(info.get("is_active", True))
+                if active != is_active[row]:
+                    is_active[row] = active
+                    changed = True
+        return changed
+
+    def _episodic_report(self, row: int, info: dict[str, Any]) -> dict[str, Any]:
+        agents = self._agents
+        reward, length = float(agents.episode_reward[row]), int(agents.episode_len[row])
+        stats: dict[str, Any] = {
+            "reward": reward,
+            "len": length,
+            "episode_extra_stats": info.get("episode_extra_stats", {}),
+        }
+        true_objective = info.get("true_objective", reward)
+        if true_objective is not None:
+            stats["true_objective"] = true_objective
+        recorded = record_episode_statistics_wrapper_stats(info)
+        if recorded is not None:
+            stats["RecordEpisodeStatistics_reward"], stats["RecordEpisodeStatistics_len"] = recorded
+        return {EPISODIC: stats, POLICY_ID_KEY: int(agents.policy[row])}
+
+    def _start_next_episode(self, row: int) -> bool:
+        """Returns whether the agent changes its policy."""
+        agents = self._agents
+        env_i, agent_i = divmod(row, self.num_agents)
+        agents.episode_reward[row] = 0.0
+        agents.episode_len[row] = 0
+        self._push_training_info(env_i, agent_i, int(agents.policy[row]))
+        global_env_idx = self.worker_idx * self.cfg.num_envs_per_worker + self.split_idx * self.num_envs + env_i
+        policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, global_env_idx)
+        if policy == agents.policy[row]:
+            return False
+        agents.policy[row] = policy
+        self._tell_env_its_policy(env_i)
+        return True
+
+    # --- trajectories ---
+
+    def _finished_rollouts(self) -> list[FinishedRollouts]:
+        """Rows for every policy that acted in this block; a row with experience of two policies goes to both."""
+        assert self._block is not None
+        block = self._block
+        policy_id = self._data["policy_id"]  # [n, T]
+        if self.cfg.num_policies == 1:
+            return [FinishedRollouts(0, block.idx, block.rows)]
+        # Agents inactive all along count for the policy they belong to now.
+        policy_id = np.where(policy_id == INACTIVE, self._agents.policy[:, None], policy_id)
+        finished = []
+        for policy in np.unique(policy_id).tolist():
+            rows = np.flatnonzero((policy_id == policy).any(axis=1))
+            finished.append(FinishedRollouts(policy, block.idx, rows + block.start))
+        return finished
+
+    def _start_block(self, previous: dict[str, Any]) -> None:
+        if previous:
+            for key in self._obs_keys:
+                self._data["obs"][key][:, 0] = previous["obs"][key][:, self._rollout]
+            self._data["rnn_states"][:, 0] = previous["rnn_states"][:, self._rollout]
+            return
+        columns = [(key, self._data["obs"][key]) for key in self._obs_keys]
+        for row, obs in enumerate(self._last_obs):
+            _write_obs(columns, row, 0, obs)
+        self._last_obs = []
+        self._data["rnn_states"][:, 0] = 0.0
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+def _write_obs(columns: list[tuple[str, np.ndarray]], row: int, step: int, obs: dict[str, Any] | None) -> None:
+    """Store one agent's observation. Agents that are not in the game may have none: zeros then."""
+    for key, column in columns:
+        column[row, step] = 0 if obs is None else obs[key]

@@ -1,0 +1,196 @@
+"""Process shell around the environment runners of one rollout worker.
+
+What it waits for, and who unblocks it: actions (its inference workers), free trajectory blocks (the batchers) and, in
+synchronous mode, the next training iteration (the batchers' signal). All three ring the worker's doorbell. It ends on
+``on_stop`` from the runner, or with its process when the main process dies.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+from signal_slot.signal_slot import signal
+from threadpoolctl import threadpool_limits
+
+from sample_factory.algo.sampling.batched_sampling import BatchedVectorEnvRunner
+from sample_factory.algo.sampling.non_batched_sampling import NonBatchedVectorEnvRunner
+from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, VectorEnvRunner, rollout_worker_device
+from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.misc import new_trajectories_signal
+from sample_factory.algo.utils.poll_loop import PollingEventLoop
+from sample_factory.algo.utils.seeding import seed_process
+from sample_factory.algo.utils.shared_buffers import BufferMgr, rollouts_per_iteration
+from sample_factory.algo.utils.torch_utils import inference_context, init_torch_runtime
+from sample_factory.cfg.configurable import Configurable
+from sample_factory.utils.gpu_utils import set_gpus_for_process
+from sample_factory.utils.timing import Timing
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import (
+    cores_for_worker_process,
+    init_file_logger,
+    log,
+    set_process_cpu_affinity,
+    set_process_niceness,
+)
+
+_NICENESS_OFFSET = 10
+
+
+def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: RolloutWorker) -> None:
+    """First thing a rollout worker process does: registries, logging, scheduling, threads."""
+    cfg = worker.cfg
+    set_global_context(sf_context)
+    log.info(f"Worker {worker.worker_idx} started, process {worker.event_loop.process.pid}")
+    init_file_logger(cfg)
+    seed_process(cfg, "rollout_worker", worker.worker_idx)
+    if cfg.set_workers_cpu_affinity:
+        set_process_cpu_affinity(worker.worker_idx, cfg.num_workers)
+    if cfg.force_envs_single_thread:
+        cores = cores_for_worker_process(worker.worker_idx, cfg.num_workers, torch.multiprocessing.cpu_count())
+        if cores is not None and len(cores) == 1:
+            threadpool_limits(limits=1, user_api=None)
+    if cfg.num_workers > 1:
+        set_process_niceness(min(cfg.default_niceness + _NICENESS_OFFSET, 20))
+    init_torch_runtime(cfg)
+    if cfg.actor_worker_gpus:
+        set_gpus_for_process(
+            worker.worker_idx, num_gpus_per_process=1, process_type="actor", gpu_mask=cfg.actor_worker_gpus
+        )
+
+
+class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
+    def __init__(
+        self, event_loop: PollingEventLoop, worker_idx: int, buffer_mgr: BufferMgr, cfg: Config, env_info: EnvInfo
+    ):
+        Configurable.__init__(self, cfg)
+        HeartbeatStoppableEventLoopObject.__init__(
+            self, event_loop, f"{RolloutWorker.__name__}_w{worker_idx}", cfg.heartbeat_interval
+        )
+        self.timing = Timing(name=f"{self.object_id} profile")
+        self.worker_idx = worker_idx
+        self.buffer_mgr, self.env_info = buffer_mgr, env_info
+        self.channel = buffer_mgr.channel
+        self.sampling_device = str(rollout_worker_device(worker_idx, cfg, env_info))
+        self.num_splits = cfg.worker_num_splits
+        self.env_runners: list[VectorEnvRunner] = []
+        # Shared by reference with the environment runners, updated in place.
+        self.training_info: list[dict[str, Any] | None] = [None] * cfg.num_policies
+
+        self.rollouts_per_iteration = rollouts_per_iteration(cfg, env_info)
+        self.training_iteration: list[int] = [-1] * cfg.num_policies
+        self._remaining_rollouts = [self.rollouts_per_iteration] * self.num_splits
+        # Policies asked for the current step of each split; None while the split has no request under way.
+        self._asked: list[list[PolicyID] | None] = [None] * self.num_splits
+        self._is_decorrelated = cfg.benchmark
+        self.is_initialized = False
+
+    @signal
+    def report_msg(self) -> None: ...
+
+    # --- life cycle ---
+
+    def init(self) -> None:
+        """Create the environments and ask for the first actions."""
+        cfg = self.cfg
+        envs_per_split = cfg.num_envs_per_worker // self.num_splits
+        runner_cls = BatchedVectorEnvRunner if cfg.batched_sampling else NonBatchedVectorEnvRunner
+        for split_idx in range(self.num_splits):
+            runner = runner_cls(
+                cfg,
+                self.env_info,
+                envs_per_split,
+                self.worker_idx,
+                split_idx,
+                self.buffer_mgr,
+                self.sampling_device,
+                self.training_info,
+            )
+            runner.init(self.timing)
+            self.env_runners.append(runner)
+        self.is_initialized = True
+        self.event_loop.add_poller(self)
+        self.start_heartbeat()
+
+    def on_update_training_info(self, training_info: dict[PolicyID, dict[str, Any]]) -> None:
+        for policy_id, info in training_info.items():
+            self.training_info[policy_id] = info
+
+    def on_trajectory_buffers_available(self, policy_id: PolicyID, training_iteration: int) -> None:
+        """A batcher gave rows back. In synchronous mode the next rollouts may start once every policy has trained."""
+        if self.cfg.async_rl:
+            return
+        previous = min(self.training_iteration)
+        self.training_iteration[policy_id] = training_iteration
+        if min(self.training_iteration) > previous:
+            self._remaining_rollouts = [self.rollouts_per_iteration] * self.num_splits
+
+    def profile(self) -> dict[Any, Any]:
+        """Only the first and the last worker: the others look the same."""
+        return {self.object_id: self.timing} if self.worker_idx in (0, self.cfg.num_workers - 1) else {}
+
+    def on_stop(self, *args: Any) -> None:
+        if self.is_stopped:
+            return
+        self.event_loop.remove_poller(self)
+        for runner in self.env_runners:
+            runner.close()
+        super().on_stop(*args)
+
+    # --- hot path ---
+
+    def wait(self, timeout_sec: float) -> None:
+        with self.timing.add_time("wait_for_actions"):
+            self.channel.wait_for_answers(self.worker_idx, timeout_sec)
+
+    def poll(self) -> bool:
+        worked = False
+        with inference_context(self.cfg.serial_mode):
+            for split_idx, runner in enumerate(self.env_runners):
+                asked = self._asked[split_idx]
+                if asked is None:
+                    worked = self._request_actions(split_idx, runner) or worked
+                elif self.channel.is_answered(self.worker_idx, split_idx, asked):
+                    self._advance(split_idx, runner)
+                    worked = True
+        return worked
+
+    def _request_actions(self, split_idx: int, runner: VectorEnvRunner) -> bool:
+        """Whether a request could be made; otherwise it is tried again at the next poll."""
+        if runner.rollout_step == 0 and self._remaining_rollouts[split_idx] <= 0:
+            return False
+        if not runner.update_trajectory_buffers():
+            return False
+        with self.timing.add_time("enqueue_policy_requests"):
+            # With no active agent nobody is asked, and the empty request counts as answered.
+            self._asked[split_idx] = runner.generate_policy_request()
+        return True
+
+    def _advance(self, split_idx: int, runner: VectorEnvRunner) -> None:
+        with self.timing.add_time("advance_rollouts"):
+            finished, episodic_stats = runner.advance_rollouts(self.timing)
+        self._asked[split_idx] = None
+        if finished:
+            self._remaining_rollouts[split_idx] -= 1
+            self._send_finished_rollouts(finished)
+        if episodic_stats:
+            self.report_msg.emit(episodic_stats)
+        self._request_actions(split_idx, runner)
+
+    def _send_finished_rollouts(self, finished: list[FinishedRollouts]) -> None:
+        for rollouts in finished:
+            self.emit(new_trajectories_signal(rollouts.policy_id), [rollouts], self.sampling_device)
+        if not self._is_decorrelated:
+            self._is_decorrelated = True
+            self._decorrelate_experience()
+
+    def _decorrelate_experience(self) -> None:
+        """Shift workers against each other in time, so that batches mix different stages of the episodes."""
+        delay_sec = self.worker_idx / self.cfg.num_workers * self.cfg.decorrelate_experience_max_seconds
+        if delay_sec > 0:
+            log.info(f"Worker {self.worker_idx}, sleep for {delay_sec:.3f} sec to decorrelate experience collection")
+            time.sleep(delay_sec)
+            log.info(f"Worker {self.worker_idx} awakens!")

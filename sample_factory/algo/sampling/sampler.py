@@ -1,0 +1,181 @@
+"""Creates and connects everything that collects experience; two assemblies of the same workers.
+
+Who lives where: the Sampler on the runner's loop; in serial mode all workers live there too, else each has its own process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from signal_slot.signal_slot import EventLoop, EventLoopObject, signal
+
+from sample_factory.algo.sampling.inference_worker import InferenceWorker, init_inference_process
+from sample_factory.algo.sampling.rollout_worker import RolloutWorker, init_rollout_worker_process
+from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.context import sf_global_context
+from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.misc import new_trajectories_signal
+from sample_factory.algo.utils.model_sharing import ParameterServer
+from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
+from sample_factory.algo.utils.poll_loop import PollingEventLoop
+from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.cfg.configurable import Configurable
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import log
+
+Worker = TypeVar("Worker", InferenceWorker, RolloutWorker)
+
+
+class AbstractSampler(EventLoopObject, Configurable):
+    def __init__(
+        self,
+        event_loop: EventLoop,
+        buffer_mgr: BufferMgr,
+        param_servers: dict[PolicyID, ParameterServer],
+        cfg: Config,
+        env_info: EnvInfo,
+    ):
+        EventLoopObject.__init__(self, event_loop, "Sampler")
+        Configurable.__init__(self, cfg)
+        self.buffer_mgr, self.param_servers, self.env_info = buffer_mgr, param_servers, env_info
+
+    @signal
+    def started(self) -> None:
+        """Processes are launched."""
+
+    @signal
+    def initialized(self) -> None:
+        """Emitted once per inference worker that is ready."""
+
+    def init(self) -> None:
+        raise NotImplementedError
+
+
+class Sampler(AbstractSampler):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.inference_workers: dict[PolicyID, list[InferenceWorker]] = {p: [] for p in range(self.cfg.num_policies)}
+        self.rollout_workers: list[RolloutWorker] = []
+        self._ready_inference_workers: set[tuple[PolicyID, int]] = set()
+        self._make_inference_workers()
+        self._make_rollout_workers()
+        for inference_worker in self._all_inference_workers():
+            inference_worker.initialized.connect(self._inference_worker_ready)
+        for rollout_worker in self.rollout_workers:
+            self._inference_workers_initialized.connect(rollout_worker.init)
+
+    @signal
+    def _inference_workers_initialized(self) -> None:
+        """All inference workers of all policies are ready: rollout workers may ask for actions."""
+
+    def _make_inference_workers(self) -> None:
+        for policy_id in range(self.cfg.num_policies):
+            for i in range(self.cfg.policy_workers_per_policy):
+
+                def make_worker(loop: PollingEventLoop, policy_id: PolicyID = policy_id, i: int = i) -> InferenceWorker:
+                    param_server = self.param_servers[policy_id]
+                    return InferenceWorker(loop, policy_id, i, self.buffer_mgr, param_server, self.cfg, self.env_info)
+
+                worker = self._place(f"inference_proc{policy_id}-{i}", init_inference_process, make_worker)
+                self.inference_workers[policy_id].append(worker)
+
+    def _make_rollout_workers(self) -> None:
+        for worker_idx in range(self.cfg.num_workers):
+
+            def make_worker(loop: PollingEventLoop, worker_idx: int = worker_idx) -> RolloutWorker:
+                return RolloutWorker(loop, worker_idx, self.buffer_mgr, self.cfg, self.env_info)
+
+            worker = self._place(f"rollout_proc{worker_idx}", init_rollout_worker_process, make_worker)
+            self.rollout_workers.append(worker)
+
+    def _place(
+        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
+    ) -> Worker:
+        """Create a worker on the loop it will run on: the only difference between the assemblies."""
+        raise NotImplementedError
+
+    @property
+    def processes(self) -> list[ChildProcess]:
+        """Worker processes of this assembly, to be supervised."""
+        return []
+
+    # --- connections with the rest of the system ---
+
+    def _all_inference_workers(self) -> Iterable[InferenceWorker]:
+        return (worker for workers in self.inference_workers.values() for worker in workers)
+
+    def stoppable_components(self) -> list[HeartbeatStoppableEventLoopObject]:
+        return [*self._all_inference_workers(), *self.rollout_workers]
+
+    def connect_model_initialized(self, policy_id: PolicyID, model_initialized_signal: Any) -> None:
+        for inference_worker in self.inference_workers[policy_id]:
+            model_initialized_signal.connect(inference_worker.init)
+
+    def connect_on_new_trajectories(self, policy_id: PolicyID, on_new_trajectories: Callable[..., None]) -> None:
+        for rollout_worker in self.rollout_workers:
+            rollout_worker.connect(new_trajectories_signal(policy_id), on_new_trajectories)
+
+    def connect_trajectory_buffers_available(self, buffers_available_signal: Any) -> None:
+        for rollout_worker in self.rollout_workers:
+            buffers_available_signal.connect(rollout_worker.on_trajectory_buffers_available)
+
+    def connect_report_msg(self, on_msg: Callable[..., None]) -> None:
+        for inference_worker in self._all_inference_workers():
+            inference_worker.report_msg.connect(on_msg)
+        for rollout_worker in self.rollout_workers:
+            rollout_worker.report_msg.connect(on_msg)
+
+    def connect_update_training_info(self, update_training_info: Any) -> None:
+        for rollout_worker in self.rollout_workers:
+            update_training_info.connect(rollout_worker.on_update_training_info)
+
+    def _inference_worker_ready(self, policy_id: PolicyID, worker_idx: int) -> None:
+        self._ready_inference_workers.add((policy_id, worker_idx))
+        self.initialized.emit()
+        if len(self._ready_inference_workers) == self.cfg.num_policies * self.cfg.policy_workers_per_policy:
+            log.info("All inference workers are ready! Signal rollout workers to start!")
+            self._inference_workers_initialized.emit()
+
+
+class SerialSampler(Sampler):
+    """Everything on the loop of the caller, which must be a PollingEventLoop."""
+
+    def _place(
+        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
+    ) -> Worker:
+        return make_worker(self.event_loop)
+
+    def init(self) -> None:
+        self.started.emit()
+
+
+class ParallelSampler(Sampler):
+    """One process per inference worker and per rollout worker."""
+
+    def __init__(self, *args: Any) -> None:
+        self._processes: list[ChildProcess] = []
+        super().__init__(*args)
+
+    @property
+    def processes(self) -> list[ChildProcess]:
+        return self._processes
+
+    def _place(
+        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
+    ) -> Worker:
+        mp_ctx = get_mp_ctx(self.cfg.serial_mode)
+        assert mp_ctx is not None
+        process = ChildProcess(process_name, mp_ctx, init_func)
+        worker = make_worker(process.event_loop)
+        process.event_loop.owner = worker
+        process.set_init_func_args((sf_global_context(), worker))
+        self._processes.append(process)
+        return worker
+
+    def init(self) -> None:
+        for process in self._processes:
+            log.debug(f"Starting process {process.name}")
+            process.start()
+        self.started.emit()

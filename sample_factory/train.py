@@ -1,0 +1,56 @@
+"""Training entry points: ``run_rl(cfg)``, or ``make_runner(cfg)`` for those who register observers."""
+
+from __future__ import annotations
+
+import sys
+
+from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
+from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
+from sample_factory.algo.runners.runner_parallel import ParallelRunner
+from sample_factory.algo.runners.runner_serial import SerialRunner
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.cfg.arguments import cfg_dict, maybe_load_from_checkpoint
+from sample_factory.cfg.errors import ConfigError
+from sample_factory.cfg.validation import check_cfg_before_start
+from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
+from sample_factory.monitoring.run_view import make_run_view
+from sample_factory.pbt.population_based_training import PopulationBasedTraining
+from sample_factory.utils.typing import Config, StatusCode
+from sample_factory.utils.utils import log
+
+
+def make_runner(cfg: Config) -> tuple[Config, Runner]:
+    """Runner for this configuration, merged with the saved one when an experiment is resumed.
+
+    Raises :class:`ConfigError` or :class:`UnknownEnvError` (both ``ValueError``) before anything is created on disk.
+    """
+    if cfg.restart_behavior == "resume":
+        cfg = maybe_load_from_checkpoint(cfg)
+    cfg = cfg_dict(cfg)
+    check_cfg_before_start(cfg)
+    resolve_env(cfg)
+
+    runner = SerialRunner(cfg) if cfg.serial_mode else ParallelRunner(cfg)
+    runner.view = make_run_view(cfg)
+    if cfg.with_pbt:
+        runner.register_observer(PopulationBasedTraining(runner.cfg, runner))
+    return runner.cfg, runner
+
+
+def run_rl(cfg: Config) -> StatusCode:
+    """Train; returns the exit code of the run."""
+    try:
+        cfg, runner = make_runner(cfg)
+    except (ConfigError, UnknownEnvError) as exc:
+        print(exc, file=sys.stderr)
+        return EXIT_CODE_BAD_CONFIG
+    except ExperimentInUseError as exc:
+        log.error(exc)
+        return ExperimentStatus.FAILURE
+
+    try:
+        status = runner.init()
+    except KeyboardInterrupt:
+        log.info("Interrupted before training started")
+        return ExperimentStatus.INTERRUPTED
+    return runner.run() if status == ExperimentStatus.SUCCESS else status
