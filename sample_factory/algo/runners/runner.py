@@ -24,11 +24,11 @@ from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners.experiment_dir import ExperimentLock, prepare_experiment_dir
 from sample_factory.algo.runners.heartbeats import Heartbeats
-from sample_factory.algo.runners.metrics import Rates, RunMetrics
+from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.stop_conditions import reason_to_stop
 from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
-from sample_factory.algo.runners.supervisor import ProcessExit, Supervisor
+from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.runners.wiring import connect_components
 from sample_factory.algo.sampling.sampler import AbstractSampler, Sampler

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from sample_factory.algo.runners.metrics import Rates, RunMetrics
+from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import experiment_dir, log, summaries_dir
 
