@@ -95,7 +95,8 @@ class MaxAndSkipEnv(gym.Wrapper):
 
     def step(self, action: Any) -> StepResult:
         total_reward = 0.0
-        previous_frame = frame = None
+        previous_frame: Any = None
+        frame: Any = None
         terminated = truncated = False
         info: dict[str, Any] = {}
         for _ in range(self._skip):

@@ -14,7 +14,7 @@ import torch
 from gymnasium import spaces
 
 from sample_factory.algo.utils.env_interfaces import num_env_steps
-from sample_factory.algo.utils.env_layer import get_multiagent_info
+from sample_factory.algo.utils.env_layer import EnvLayer
 from sample_factory.envs.atari_wrappers import (
     ClipRewardEnv,
     EpisodicLifeEnv,
@@ -253,12 +253,11 @@ class NumpyObsWrapper(gym.ObservationWrapper):
         return np.array(observation)
 
 
-class EpisodeCounterWrapper(gym.Wrapper):
+class EpisodeCounterWrapper(EnvLayer):
     """Numbers episodes from 0 per agent: ``info["episode_extra_stats"]["episode_number"]`` at the end of each."""
 
     def __init__(self, env: Env):
         super().__init__(env)
-        self.is_multiagent, self.num_agents = get_multiagent_info(env)
         self._num_episodes = [0] * self.num_agents
 
     def step(self, action: Any) -> tuple[Any, Any, Any, Any, Any]:

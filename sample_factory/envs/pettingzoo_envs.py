@@ -62,7 +62,9 @@ class PettingZooParallelEnv(gym.Env):
         self.action_space = env.action_space(agents[0])
         self._last_obs: dict[Any, Any] = {}
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[list, list[dict]]:
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[list, list[dict]]:
         obs, infos = self.env.reset(seed=seed, options=options)
         self._last_obs = dict(obs)
         return self._obs_list(obs), self._reset_infos(infos)

@@ -104,7 +104,7 @@ def is_mixed_tuple(action_space: ActionSpace) -> bool:
 
 
 def _sub_spaces(action_space: ActionSpace) -> list[Any]:
-    return list(action_space.spaces)  # type: ignore[attr-defined]
+    return list(action_space.spaces)  # type: ignore[union-attr]
 
 
 def _is_all_discrete(action_space: ActionSpace) -> bool:
@@ -115,6 +115,7 @@ def _is_all_discrete(action_space: ActionSpace) -> bool:
 
 def _start_offsets(action_space: ActionSpace) -> np.ndarray | None:
     """First action of every discrete component, int32 ``[num_actions]``; ``None`` if all count from 0."""
+    starts: list[Any]
     if isinstance(action_space, spaces.Tuple):
         starts = [getattr(space, "start", 0) for space in action_space.spaces]
     elif isinstance(action_space, spaces.MultiDiscrete):  # has no start in Gymnasium 0.29

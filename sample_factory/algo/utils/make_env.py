@@ -103,7 +103,7 @@ class NonBatchedVecEnv(EnvLayer):
         if not isinstance(env.observation_space, spaces.Dict):
             env = NonBatchedDictObservationsWrapper(env)
         super().__init__(env)
-        self.step = env.step  # called for every sample: one call less
+        self.step = env.step  # type: ignore[method-assign]  # called for every sample: one call less
 
 
 class BatchedDictObservationsWrapper(EnvLayer):

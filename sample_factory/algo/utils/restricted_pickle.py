@@ -71,7 +71,7 @@ def without_rng(obj: _T) -> _T:
     while pending:
         value = pending.pop()
         if isinstance(value, spaces.Space):
-            value._np_random = None
+            value._np_random = None  # type: ignore[assignment]
             nested = getattr(value, "spaces", None)
             if nested is not None:
                 pending.extend(nested.values() if isinstance(nested, dict) else nested)

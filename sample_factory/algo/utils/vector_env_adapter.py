@@ -84,7 +84,9 @@ class VectorEnvAdapter(gym.Env):
     def unwrapped(self) -> Any:
         return getattr(self.env, "unwrapped", self.env)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, list[dict]]:
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, list[dict]]:
         obs, _ = self.env.reset(seed=seed, options=options)
         return obs, [{} for _ in range(self.num_agents)]
 
@@ -96,7 +98,7 @@ class VectorEnvAdapter(gym.Env):
         done = np.asarray(done.cpu() if isinstance(done, torch.Tensor) else done, dtype=bool)
         agent_infos = self._finished_infos(infos, done)
         if self.mode is AutoresetMode.DISABLED:
-            for agent_idx in np.flatnonzero(done):
+            for agent_idx in np.flatnonzero(done).tolist():
                 agent_infos[agent_idx]["final_obs"] = _take(obs, agent_idx)
             obs, _ = self.env.reset(options={"reset_mask": done})
         return obs, rewards, terminated, truncated, agent_infos
@@ -110,10 +112,10 @@ class VectorEnvAdapter(gym.Env):
     def _finished_infos(self, infos: Any, done: np.ndarray) -> list[dict[str, Any]]:
         agent_infos: list[dict[str, Any]] = [{} for _ in range(self.num_agents)]
         if not isinstance(infos, dict):  # already a list with one dict per sub-environment
-            for agent_idx in np.flatnonzero(done):
+            for agent_idx in np.flatnonzero(done).tolist():
                 agent_infos[agent_idx].update(infos[agent_idx])
             return agent_infos
-        for agent_idx in np.flatnonzero(done):
+        for agent_idx in np.flatnonzero(done).tolist():
             agent_infos[agent_idx].update(_agent_info(infos, agent_idx))
             for key in _FINAL_INFO_KEYS:
                 final_info = agent_infos[agent_idx].pop(key, None)
@@ -152,7 +154,7 @@ def _take(values: Any, agent_idx: int) -> Any:
 
 def _agent_info(infos: dict[str, Any], agent_idx: int) -> dict[str, Any]:
     """Entries of one sub-environment. ``_key`` is the mask of ``key``: where it is False, the value is padding."""
-    result = {}
+    result: dict[str, Any] = {}
     for key, value in infos.items():
         is_mask = key.startswith("_") and key[1:] in infos
         mask = infos.get(f"_{key}")
