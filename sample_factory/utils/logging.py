@@ -12,6 +12,7 @@ from collections import Counter
 from os.path import abspath, join
 from typing import Any, TextIO
 
+from sample_factory.utils.live_log import send_to_live_view
 from sample_factory.utils.paths import experiment_dir
 from sample_factory.utils.typing import Config
 
@@ -46,6 +47,12 @@ class ConsoleHandler(logging.StreamHandler):
     @stream.setter
     def stream(self, value: TextIO | None) -> None:
         self._explicit_stream = value
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # In a worker process of a run with a live view, the view prints the line: writing to the terminal from here
+        # would tear the panel.
+        if not send_to_live_view(record.levelno, logging.StreamHandler.format(self, record)):
+            super().emit(record)
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)

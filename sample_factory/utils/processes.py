@@ -50,14 +50,6 @@ def kill_processes(processes: Iterable[psutil.Process]) -> None:
             continue
 
 
-def set_process_niceness(niceness: int) -> None:
-    """Set the absolute niceness of this process (-20..19); without the permission the error is logged."""
-    try:
-        psutil.Process().nice(niceness)
-    except (psutil.AccessDenied, PermissionError):
-        log.error("Not permitted to set the niceness of process %d to %d", os.getpid(), niceness)
-
-
 def cores_for_worker_process(worker_idx: int, num_workers: int, cpu_count: int) -> list[int] | None:
     """CPU cores to bind a worker to, None to leave its affinity alone.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from argparse import Namespace
 from datetime import datetime
 from typing import Any
@@ -15,7 +16,7 @@ from sample_factory.utils.typing import Config
 STEP_METRIC = "train/env_steps"
 METRIC_GROUPS = ("train", "perf", "len", "policy_stats", "reward", "stats")
 NUM_RETRIES = 3
-INIT_TIMEOUT_SEC = 60
+INIT_TIMEOUT_SEC = 30
 
 
 def init_wandb(cfg: Config) -> None:
@@ -28,7 +29,8 @@ def init_wandb(cfg: Config) -> None:
     if not getattr(cfg, "with_wandb", False):
         return
     if not getattr(cfg, "wandb_unique_id", None):
-        cfg.wandb_unique_id = f"{cfg.experiment}_{datetime.now():%Y%m%d_%H%M%S_%f}"
+        name = re.sub(r"[/\\#?%:]", "_", cfg.experiment)  # characters that a W&B run id must not contain
+        cfg.wandb_unique_id = f"{name}_{datetime.now():%Y%m%d_%H%M%S_%f}"
 
     try:
         import wandb
