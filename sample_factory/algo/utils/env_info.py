@@ -13,10 +13,12 @@ import pickle
 import re
 import signal
 import tempfile
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from os.path import isfile, join
+from pathlib import Path
 from typing import Any, Protocol
 
 from gymnasium import spaces
@@ -38,6 +40,7 @@ ENV_INFO_PROTOCOL_VERSION = 1
 DEFAULT_STARTUP_TIMEOUT_SEC = 300.0
 _EXIT_TIMEOUT_SEC = 5.0
 _STACK_DUMP_TIMEOUT_SEC = 2.0
+_STACK_DUMP_POLL_SEC = 0.05
 
 
 class EnvProbeError(RuntimeError):
@@ -152,13 +155,13 @@ def obtain_env_info_in_a_separate_process(cfg: Config) -> EnvInfo:
     """
     cache_filename = env_info_cache_filename(cfg)
     if cfg.use_env_info_cache and isfile(cache_filename):
-        cached = _load_cached(cache_filename, cfg)
+        cached = _load_cached(cache_filename)
         if cached is not None:
             return cached
 
     env_info = _EnvProbe(cfg).run()
     if cfg.use_env_info_cache:
-        _save_cache(cache_filename, env_info, cfg)
+        _save_cache(cache_filename, env_info)
     return env_info
 
 
@@ -183,10 +186,13 @@ class _EnvProbe:
             process.start()
             sender.close()  # or the death of the child would not close the pipe
             try:
-                return self._wait_for_answer(process, receiver, stack_file)
+                env_info = self._wait_for_answer(process, receiver, stack_file)
+                process.join(_EXIT_TIMEOUT_SEC)
+                return env_info
             finally:
                 receiver.close()
-                _stop_process(process)
+                process.kill()
+                process.join()
 
     def _wait_for_answer(self, process: Any, receiver: Any, stack_file: str) -> EnvInfo:
         ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=self.timeout_sec)
@@ -257,16 +263,14 @@ def _request_stack(process: Any, stack_file: str) -> str:
     if not hasattr(signal, "SIGUSR1") or not isfile(stack_file):
         return "(unknown)"
     os.kill(process.pid, signal.SIGUSR1)
-    process.join(_STACK_DUMP_TIMEOUT_SEC)
-    with open(stack_file) as stack_stream:
-        return stack_stream.read() or "(unknown)"
-
-
-def _stop_process(process: Any) -> None:
-    process.join(_EXIT_TIMEOUT_SEC)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    deadline = time.monotonic() + _STACK_DUMP_TIMEOUT_SEC
+    text = ""
+    while time.monotonic() < deadline and process.is_alive():
+        process.join(_STACK_DUMP_POLL_SEC)
+        previous, text = text, Path(stack_file).read_text()
+        if text and text == previous:
+            break
+    return text or "(unknown)"
 
 
 def _describe_exit(exit_code: int | None) -> str:
@@ -277,7 +281,7 @@ def _describe_exit(exit_code: int | None) -> str:
     return f"killed by {name}{hint}"
 
 
-def _load_cached(cache_filename: str, cfg: Config) -> EnvInfo | None:
+def _load_cached(cache_filename: str) -> EnvInfo | None:
     try:
         with open(cache_filename, "rb") as fobj:
             cached = load_restricted(fobj, extra_classes=[EnvInfo])
@@ -291,7 +295,7 @@ def _load_cached(cache_filename: str, cfg: Config) -> EnvInfo | None:
     return cached
 
 
-def _save_cache(cache_filename: str, env_info: EnvInfo, cfg: Config) -> None:
+def _save_cache(cache_filename: str, env_info: EnvInfo) -> None:
     log.debug("Writing env info to cache: %s", cache_filename)
     temporary = f"{cache_filename}.{os.getpid()}"
     with open(temporary, "wb") as fobj:

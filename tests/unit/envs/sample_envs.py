@@ -34,7 +34,9 @@ def make_cfg(env: str = "counting", **overrides: Any) -> AttrDict:
 class CountingEnv(gym.Env):
     """Observation: [number of resets, steps in this episode]; reward: the action; ends after ``EPISODE_LEN`` steps."""
 
-    def __init__(self, obs_space: gym.Space | None = None, action_space: gym.Space | None = None, truncates: bool = False):
+    def __init__(
+        self, obs_space: gym.Space | None = None, action_space: gym.Space | None = None, truncates: bool = False
+    ):
         self.observation_space = obs_space or spaces.Box(0, 1000, (2,), np.float32)
         self.action_space = action_space or spaces.Discrete(5)
         self.truncates = truncates

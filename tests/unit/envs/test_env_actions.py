@@ -23,7 +23,8 @@ def env_info(action_space: Any, gpu_actions: bool = False) -> Any:
 
 
 @pytest.mark.parametrize(
-    "space", [spaces.Discrete(7), Discretized(7, -1.0, 1.0), spaces.Tuple([spaces.Discrete(7)]), spaces.MultiDiscrete([7])]
+    "space",
+    [spaces.Discrete(7), Discretized(7, -1.0, 1.0), spaces.Tuple([spaces.Discrete(7)]), spaces.MultiDiscrete([7])],
 )
 def test_single_discrete_actions_are_ints(space: Any) -> None:
     convert = make_action_converter(space, batched=False)
