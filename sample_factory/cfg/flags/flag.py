@@ -46,8 +46,9 @@ class Range:
             # Seeds go up to 2**32 - 1, which %g would round.
             high = f"{int(self.high)}" if float(self.high).is_integer() else f"{self.high:g}"
             parts.append(f"{'<' if self.high_open else '<='} {high}")
-        text = " and ".join(parts) if parts else ("a number" if self.allow_inf else "a finite number")
-        return " or ".join([text, *(f"{value:g}" for value in self.also)])
+        text = " and ".join(parts) or "any number"
+        exceptions = [f"{value:g}" for value in self.also] + ["inf"] * (self.allow_inf and bool(parts))
+        return " or ".join([text, *exceptions])
 
 
 def at_least(low: float, *, also: tuple[float, ...] = (), allow_inf: bool = False) -> Range:
@@ -161,7 +162,8 @@ class Flag:
             is_bool = isinstance(value, bool) or (isinstance(value, Integral) and value in (0, 1))
             return None if is_bool else f"must be True or False; {self._example()}"
         if self.type is str:
-            return None if isinstance(value, str) else f"must be a string; {self._example()}"
+            is_text = isinstance(value, str) and (value != "" or not self.required)
+            return None if is_text else f"must be a {'non-empty ' if self.required else ''}string; {self._example()}"
         number: type = Integral if self.type is int and not self.quantity else Real
         if isinstance(value, bool) or not isinstance(value, number):
             return f"must be {'an integer' if self.type is int else 'a number'}; {self._example()}"
