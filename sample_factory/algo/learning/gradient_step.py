@@ -1,0 +1,84 @@
+"""One guarded step of the optimiser: clip, check, apply or skip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+MAX_CONSECUTIVE_SKIPS = 20
+
+
+class DivergedError(RuntimeError):
+    """Too many updates in a row had a gradient that is not finite."""
+
+
+class GradientStep:
+    """Applies gradients unless their norm is NaN or infinite; the norm is the one computed for clipping anyway.
+
+    On the CPU the decision is made at once. A fused CUDA optimiser decides on the device (the mechanism of gradient
+    scaling for mixed precision), so the host never waits; the number of skipped steps is read later.
+    """
+
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], max_grad_norm: float
+    ) -> None:
+        self.optimizer = optimizer
+        self.max_grad_norm = max_grad_norm
+        self._parameters = list(parameters)
+
+    @property
+    def decides_on_device(self) -> bool:
+        """The optimiser can skip a step by itself, told by a tensor on the device."""
+        on_cuda = bool(self._parameters) and self._parameters[0].device.type == "cuda"
+        return on_cuda and all(group.get("fused") for group in self.optimizer.param_groups)
+
+    def apply(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor | bool]:
+        """Backpropagate and step with learning rate ``lr``.
+
+        Returns the L2 norm of the gradient after clipping (scalar tensor), and whether the step was skipped: a bool,
+        or a 0/1 tensor where the device decides.
+        """
+        for parameter in self._parameters:
+            parameter.grad = None
+        loss.backward()
+        with torch.no_grad():
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self._parameters if p.grad is not None])
+            is_finite = torch.isfinite(norm)
+            on_device = self.decides_on_device
+            if not on_device and not bool(is_finite):
+                return norm, True
+            if self.max_grad_norm > 0.0:
+                torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_grad_norm, norm)
+                norm = norm.clamp(max=self.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if not on_device:
+            self.optimizer.step()
+            return norm, False
+        skipped = (~is_finite).to(torch.float32)
+        self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
+        self.optimizer.step()
+        return norm, skipped
+
+
+class SkipCounter:
+    """Counts skipped steps, and gives up when nothing but skips happens."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._in_a_row = 0
+
+    def record(self, skipped: bool) -> None:
+        """Register the next step; DivergedError after 20 skips in a row."""
+        if not skipped:
+            self._in_a_row = 0
+            return
+        self.total += 1
+        self._in_a_row += 1
+        if self._in_a_row >= MAX_CONSECUTIVE_SKIPS:
+            raise DivergedError(
+                f"the gradients of {self._in_a_row} updates in a row were not finite: training diverged. The weights "
+                "from before are kept; lower --learning_rate or --max_grad_norm, or check observations and rewards"
+            )

@@ -1,0 +1,109 @@
+"""Forward pass and losses of one minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sample_factory.algo.learning.losses import (
+    LossOutput,
+    SampleMask,
+    clipped_policy_loss,
+    clipped_value_loss,
+    exploration_loss,
+    fixed_kl_loss,
+    importance_ratio,
+    normalize_advantages,
+)
+from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
+from sample_factory.algo.learning.returns import Returns, vtrace
+from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
+from sample_factory.algo.utils.action_distributions import get_action_distribution
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
+
+
+def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) -> ActionDistribution:
+    """The behaviour policy's distribution, rebuilt from stored logits ``[B, num_params]`` (and the action mask)."""
+    return get_action_distribution(action_space, mb["action_logits"], mb.get(ACTION_MASK_KEY))
+
+
+def forward_minibatch(actor_critic: Any, mb: AttrDict, cfg: Config) -> tuple[ActionDistribution, Tensor]:
+    """Current action distribution and values ``[B]`` of the samples; states do not flow across episodes or gaps."""
+    head_output = actor_critic.forward_head(mb.normalized_obs)
+    if cfg.use_rnn:
+        valids = mb.valids_cpu if "valids_cpu" in mb else mb.valids.cpu()
+        starts_anew = torch.logical_or(mb.dones_cpu, ~valids.bool()).float()
+        core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
+            head_output, starts_anew, mb.rnn_states, cfg.recurrence
+        )
+        core_sequences, _ = actor_critic.forward_core(core_input, rnn_states)
+        core_output = build_core_out_from_seq(core_sequences, inverted_select_inds)
+    else:
+        core_output, _ = actor_critic.forward_core(head_output, mb.rnn_states[:: cfg.recurrence])
+
+    # Overrides written for Sample Factory 2.1.1 do not know the mask.
+    mask_args = {ACTION_MASK_KEY: mb[ACTION_MASK_KEY]} if ACTION_MASK_KEY in mb else {}
+    result = actor_critic.forward_tail(core_output, values_only=False, sample_actions=False, **mask_args)
+    return actor_critic.action_distribution(), result["values"].reshape(-1)
+
+
+def advantages_and_targets(mb: AttrDict, ratio: Tensor, values: Tensor, cfg: Config) -> Returns:
+    """``[B]`` each: those computed with the dataset, or V-trace with the current values and ratios."""
+    if not cfg.with_vtrace:
+        return Returns(mb.advantages, mb.returns)
+    with torch.no_grad():
+        shape = (-1, cfg.recurrence)  # [B / recurrence, recurrence]
+        last = slice(cfg.recurrence - 1, None, cfg.recurrence)
+        valids = mb.valids.reshape(shape)
+        returns = vtrace(
+            ratio.reshape(shape),
+            mb.rewards.reshape(shape),
+            mb.dones.reshape(shape),
+            torch.cat([values.reshape(shape), mb.next_values[last].reshape(-1, 1)], dim=1),
+            torch.cat([valids, valids[:, -1:]], dim=1),
+            gamma=cfg.gamma,
+            rho_clip=cfg.vtrace_rho,
+            c_clip=cfg.vtrace_c,
+        )
+        return Returns(returns.advantages.reshape(-1), returns.targets.reshape(-1))
+
+
+def minibatch_losses(
+    distribution: ActionDistribution,
+    values: Tensor,
+    mb: AttrDict,
+    num_invalids: int,
+    action_space: ActionSpace,
+    cfg: Config,
+) -> LossOutput:
+    """All PPO losses of one minibatch with ``num_invalids`` invalid samples; coefficients are taken from ``cfg``."""
+    mask = SampleMask.make(mb.valids, num_invalids)
+    ratio = importance_ratio(distribution.log_prob(mb.actions), mb.log_prob_actions)  # [B]
+    clip_high = 1.0 + cfg.ppo_clip_ratio
+    clip_low = 1.0 / clip_high
+
+    with torch.no_grad():
+        raw_advantages, targets = advantages_and_targets(mb, ratio.detach(), values.detach(), cfg)
+        advantages, adv_mean, adv_std = normalize_advantages(raw_advantages, mask)
+
+    kl_old, kl_loss = fixed_kl_loss(distribution, old_action_distribution(mb, action_space), cfg.kl_loss_coeff, mask)
+    return LossOutput(
+        policy_loss=clipped_policy_loss(ratio, advantages, clip_low, clip_high, mask),
+        exploration_loss=exploration_loss(distribution, cfg.exploration_loss, cfg.exploration_loss_coeff, mask),
+        kl_old=kl_old,
+        kl_loss=kl_loss,
+        value_loss=clipped_value_loss(values, mb.values, targets, cfg.ppo_clip_value, cfg.value_loss_coeff, mask),
+        summaries={
+            "ratio": ratio.detach(),
+            "clip_ratio_low": clip_low,
+            "clip_ratio_high": clip_high,
+            "values": values.detach(),
+            "adv": advantages,
+            "adv_std": adv_std,
+            "adv_mean": adv_mean,
+        },
+    )

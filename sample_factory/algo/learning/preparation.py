@@ -1,0 +1,157 @@
+"""From a batch of trajectories to the flat dataset the SGD steps work on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
+from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+from sample_factory.algo.utils.tensor_dict import TensorDict, shallow_recursive_copy
+from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.utils import log
+
+ACTION_MASK_KEY = "action_mask"
+
+# Stored at invalid samples instead of whatever the buffer holds, so that their log-probability is defined.
+_INVALID_ACTION = 0.0
+_INVALID_LOG_PROB = -1.0
+
+
+class BatchPreparation:
+    """Validity, observation normalisation, bootstrap values, returns and advantages of one batch."""
+
+    def __init__(self, cfg: Config, policy_id: PolicyID) -> None:
+        self.cfg = cfg
+        self.policy_id = policy_id
+
+    @torch.no_grad()
+    def prepare(
+        self, batch: TensorDict, actor_critic: Any, train_step: int, lock: AbstractContextManager[Any]
+    ) -> tuple[TensorDict, int, int]:
+        """Returns ``(dataset, dataset size D = N*T, number of invalid samples)``.
+
+        ``batch``: trajectories ``[N, T+1, ...]`` / ``[N, T, ...]`` as in the trajectory buffer; it is left unchanged.
+        The dataset has flat tensors ``[D, ...]``, row by row, and on the CPU ``dones_cpu``, ``rewards_cpu`` (float32)
+        and ``valids_cpu`` (bool). Under V-trace ``next_values`` replaces ``advantages`` and ``returns``: those need the
+        current network. ``lock`` is held while the normaliser statistics change.
+        """
+        buff = shallow_recursive_copy(batch)
+        valids = self._find_valid(buff, train_step)  # [N, T+1]
+        host = self._copy_to_host(buff, valids)
+        num_invalids = int((~host["valids_cpu"]).sum())
+        all_valid = num_invalids == 0
+        buff["valids"] = valids
+
+        actor_critic.train()
+        last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
+        buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
+        self._add_returns(buff, actor_critic)
+
+        dataset = self._flatten(buff)
+        dataset.update(host)
+        if self.cfg.value_bootstrap:
+            dataset["rewards_cpu"] = dataset["rewards"].cpu()
+        if "returns" in dataset and self.cfg.normalize_returns:
+            _normalize_returns(actor_critic.returns_normalizer, dataset, all_valid)
+        if not all_valid:
+            self._report_invalid(batch, num_invalids)
+            _neutralize_invalid(dataset)
+        return dataset, dataset["valids"].shape[0], num_invalids
+
+    def _find_valid(self, buff: TensorDict, train_step: int) -> Tensor:
+        """bool ``[N, T+1]``: own experience that is not too old and whose numbers are finite."""
+        is_own = buff["policy_id"] == self.policy_id
+        is_recent = train_step - buff["policy_version"] < self.cfg.max_policy_lag
+        # NaN spreads through the returns of its whole trajectory, and from there into the running statistics for good.
+        is_finite = torch.isfinite(buff["rewards"].sum(dim=1)) & torch.isfinite(buff["values"][:, :-1].sum(dim=1))
+        valids = is_own & is_recent & is_finite[:, None]  # [N, T]
+        return torch.cat([valids, valids[:, -1:]], dim=1)
+
+    def _copy_to_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
+        """Flat CPU copies of what the host needs, in a single transfer."""
+        dones, rewards = buff["dones"].float(), buff["rewards"].float()
+        packed = torch.stack([dones, rewards, valids[:, :-1].float()]).flatten(1).cpu()  # [3, N*T]
+        return {"dones_cpu": packed[0], "rewards_cpu": packed[1], "valids_cpu": packed[2] > 0.5}
+
+    def _normalize_obs(
+        self, buff: TensorDict, actor_critic: Any, valids: Tensor | None, lock: AbstractContextManager[Any]
+    ) -> TensorDict:
+        """Replace ``obs`` by the flat ``normalized_obs`` ``[N*T, ...]``; returns the last observations ``[N, ...]``.
+
+        Only valid steps enter the statistics, and the observation after the last step does not: the next rollout of the
+        same environment starts with it.
+        """
+        obs = buff.pop("obs")
+        mask = obs.pop(ACTION_MASK_KEY, None)
+        if mask is not None:
+            buff[ACTION_MASK_KEY] = mask[:, :-1]
+        steps = TensorDict({key: x[:, :-1].flatten(0, 1) for key, x in obs.items()})
+        last = TensorDict({key: x[:, -1] for key, x in obs.items()})
+        valid_rows = None if valids is None else valids.flatten()  # [N*T]
+        with lock:
+            buff["normalized_obs"] = prepare_and_normalize_obs(actor_critic, steps, valid_rows)
+            actor_critic.eval()
+            last = prepare_and_normalize_obs(actor_critic, last)
+            actor_critic.train()
+        return last
+
+    def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
+        """Values ``[N, T+1]`` whose last column is that of the current network."""
+        last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
+        return torch.cat([buff["values"][:, :-1], last_values.reshape(-1, 1)], dim=1)
+
+    def _add_returns(self, buff: TensorDict, actor_critic: Any) -> None:
+        cfg = self.cfg
+        values = buff["values"]
+        if cfg.normalize_returns:
+            values = values.clone()
+            actor_critic.returns_normalizer(values, denormalize=True)  # in place
+        if cfg.value_bootstrap:
+            buff["rewards"] = bootstrap_time_outs(buff["rewards"], values, buff["time_outs"], buff["dones"], cfg.gamma)
+        if cfg.with_vtrace:
+            buff["next_values"] = values[:, 1:]
+        else:
+            buff["advantages"], buff["returns"] = gae(
+                buff["rewards"], buff["dones"], values, buff["valids"], cfg.gamma, cfg.gae_lambda
+            )
+
+    def _flatten(self, buff: TensorDict) -> TensorDict:
+        """Cut every tensor to T steps and join trajectories: ``[N, T(+1), ...]`` -> ``[N*T, ...]``."""
+        num_steps = buff["rewards"].shape[1]
+        dataset = TensorDict()
+        for key, x in buff.items():
+            dataset[key] = x if key == "normalized_obs" else x[:, :num_steps].flatten(0, 1)
+        return dataset
+
+    def _report_invalid(self, batch: TensorDict, num_invalids: int) -> None:
+        rewards = batch["rewards"]
+        num_bad_rows = int((~torch.isfinite(rewards.sum(dim=1))).sum())
+        if num_bad_rows > 0:
+            log.error(f"Policy {self.policy_id}: {num_bad_rows} trajectories with non-finite rewards were left out")
+        if num_invalids > rewards.numel() / 2:
+            log.warning(
+                f"Policy {self.policy_id}: {num_invalids} of {rewards.numel()} samples are invalid. "
+                "Expected when several policies share environments or agents are inactive"
+            )
+
+
+def _normalize_returns(normalizer: nn.Module, dataset: TensorDict, all_valid: bool) -> None:
+    returns = dataset["returns"]
+    if all_valid:
+        normalizer(returns)  # in place
+    else:
+        normalizer(returns, False, dataset["valids"])
+
+
+def _neutralize_invalid(dataset: TensorDict) -> None:
+    """Give invalid samples harmless numbers: a masked loss still has a gradient of 0 * NaN = NaN otherwise."""
+    invalid = ~dataset["valids"]
+    dataset["actions"] = dataset["actions"].masked_fill(invalid[:, None], _INVALID_ACTION)
+    dataset["log_prob_actions"] = dataset["log_prob_actions"].masked_fill(invalid, _INVALID_LOG_PROB)
+    for key in ("values", "advantages", "returns"):
+        if key in dataset:
+            dataset[key] = dataset[key].masked_fill(invalid, 0.0)

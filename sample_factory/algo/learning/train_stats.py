@@ -1,0 +1,168 @@
+"""What the learner reports about its updates. Everything stays on the device until one single read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sample_factory.algo.learning.losses import SampleMask
+from sample_factory.algo.utils.action_distributions import is_continuous_action_space
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.utils import log
+
+HIGH_LOSS = 30.0
+HIGH_KL = 100.0
+
+Scalar = Tensor | float | int
+
+
+def read_scalars(values: Sequence[Scalar]) -> list[float]:
+    """Python floats of scalars, with one transfer for all tensors among them."""
+    tensors = [v.detach().reshape(()).to(torch.float64) for v in values if isinstance(v, Tensor)]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [next(numbers) if isinstance(v, Tensor) else float(v) for v in values]
+
+
+@dataclass(frozen=True)
+class MinibatchRecord:
+    """Scalars of one SGD step that decisions and warnings need."""
+
+    loss: Scalar
+    policy_loss: Scalar
+    value_loss: Scalar
+    exploration_loss: Scalar
+    kl_loss: Scalar
+    kl: Scalar
+    max_kl: Scalar
+    skipped: Scalar
+
+    @property
+    def actor_loss(self) -> Scalar:
+        return self.policy_loss + self.exploration_loss + self.kl_loss
+
+
+class MinibatchLog:
+    """The records of one training iteration; numbers are fetched from the device in one go when somebody asks."""
+
+    def __init__(self) -> None:
+        self._read: list[MinibatchRecord] = []
+        self._pending: list[MinibatchRecord] = []
+
+    def __len__(self) -> int:
+        return len(self._read) + len(self._pending)
+
+    def append(self, record: MinibatchRecord) -> None:
+        self._pending.append(record)
+
+    def records(self) -> list[MinibatchRecord]:
+        """All records so far, as Python floats."""
+        if self._pending:
+            names = [field.name for field in fields(MinibatchRecord)]
+            numbers = iter(read_scalars([getattr(record, name) for record in self._pending for name in names]))
+            self._read += [MinibatchRecord(*(next(numbers) for _ in names)) for _ in self._pending]
+            self._pending = []
+        return self._read
+
+
+def warn_about_high_values(records: Sequence[MinibatchRecord]) -> bool:
+    """Log losses and divergences that point to wrong hyperparameters. True if a loss was among them."""
+    has_high_loss = False
+    for r in records:
+        if not abs(r.loss) <= HIGH_LOSS:  # also NaN
+            has_high_loss = True
+            log.warning(
+                f"High loss value: l:{r.loss:.4f} pl:{r.policy_loss:.4f} vl:{r.value_loss:.4f} "
+                f"exp_l:{r.exploration_loss:.4f} kl_l:{r.kl_loss:.4f} (consider another --reward_scale)"
+            )
+        if r.max_kl > HIGH_KL:
+            log.warning(f"KL-divergence is very high: {r.max_kl:.4f}")
+    return has_high_loss
+
+
+def max_second_moment(optimizer: torch.optim.Optimizer) -> Scalar:
+    """Largest element of Adam's or LAMB's second moments, 0 before the first step."""
+    maxima = [state["exp_avg_sq"].max() for state in optimizer.state.values() if "exp_avg_sq" in state]
+    return torch.stack(maxima).max() if maxima else 0.0
+
+
+def collect_stats(var: Mapping[str, Any], policy_id: int, actor_critic: Any) -> dict[str, Scalar]:
+    """Statistics of one minibatch and its update, still on the device. ``var``: the result of ``Learner._sgd_step``."""
+    mask = SampleMask.make(var["mb"].valids, var["num_invalids"])
+    stats = _minibatch_stats(var, policy_id, mask)
+    stats.update(actor_critic.summaries())
+    if is_continuous_action_space(actor_critic.action_space):
+        stats.update(var["action_distribution"].summaries())
+    if var["is_last"]:
+        stats.update(_update_stats(var, mask))
+    stats["adam_max_second_moment"] = max_second_moment(var["optimizer"])
+    stats.update(_version_stats(var["mb"], policy_id, var["policy_version"]))
+    return stats
+
+
+def _minibatch_stats(var: Mapping[str, Any], policy_id: int, mask: SampleMask) -> dict[str, Scalar]:
+    mb, summaries, distribution = var["mb"], var["loss_summaries"], var["action_distribution"]
+    return {
+        "valids_fraction": mb.valids.float().mean(),
+        "same_policy_fraction": (mb.policy_id == policy_id).float().mean(),
+        "grad_norm": var["grad_norm"],
+        "loss": var["loss"],
+        "value": mask.mean(summaries["values"]),
+        "entropy": mask.mean(distribution.entropy()),
+        "policy_loss": var["policy_loss"],
+        "kl_loss": var["kl_loss"],
+        "value_loss": var["value_loss"],
+        "exploration_loss": var["exploration_loss"],
+        "adv_min": mask.min(summaries["adv"]),
+        "adv_max": mask.max(summaries["adv"]),
+        "adv_std": summaries["adv_std"],
+        "adv_mean": summaries["adv_mean"],
+        "act_min": mb.actions.min(),
+        "act_max": mb.actions.max(),
+        "max_abs_logprob": mb.action_logits.abs().max(),
+    }
+
+
+def _update_stats(var: Mapping[str, Any], mask: SampleMask) -> dict[str, Scalar]:
+    """How far the last update of an iteration moved the policy and the values from the behaviour policy's."""
+    mb, summaries = var["mb"], var["loss_summaries"]
+    ratio = summaries["ratio"]
+    value_delta = (summaries["values"] - mb.values).abs()
+    is_clipped = (ratio < summaries["clip_ratio_low"]) | (ratio > summaries["clip_ratio_high"])
+    return {
+        "kl_divergence": var["kl_old_mean"],
+        "kl_divergence_max": var["kl_old_max"],
+        "value_delta": mask.mean(value_delta),
+        "value_delta_max": mask.max(mask.zero_invalid(value_delta)),
+        "fraction_clipped": mask.mean(is_clipped.float()),
+        "ratio_mean": mask.mean((1.0 - ratio).abs()),
+        "ratio_min": mask.min(ratio),
+        "ratio_max": mask.max(ratio),
+        "num_sgd_steps": var["num_sgd_steps"],
+    }
+
+
+def _version_stats(mb: AttrDict, policy_id: int, policy_version: int) -> dict[str, Scalar]:
+    """Age of the policy's own samples in SGD steps: average, minimum, maximum."""
+    own = mb.policy_id == policy_id
+    age = policy_version - mb.policy_version  # [B] float
+    infinity = age.new_full((), torch.inf)
+    return {
+        "version_diff_avg": torch.where(own, age, 0.0).sum() / own.sum(),
+        "version_diff_min": torch.where(own, age, infinity).min(),
+        "version_diff_max": torch.where(own, age, -infinity).max(),
+    }
+
+
+def read_stats(stats: Mapping[str, Scalar]) -> AttrDict:
+    """The same names with plain numbers; Python ints stay ints."""
+    numbers = read_scalars(list(stats.values()))
+    return AttrDict(
+        {
+            name: value if isinstance(value, int) else number
+            for (name, value), number in zip(stats.items(), numbers, strict=True)
+        }
+    )
