@@ -322,7 +322,7 @@ def _sum(tensors: list[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _padding(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Columns ``[k, max n]`` of the flat logits that make up the padded ones, and which of them exist ``[k, max n]``."""
+    """Which columns of the flat logits make up the padded ones, and which of these exist; both ``[k, max n]``."""
     with torch.inference_mode(False):  # also used where gradients are needed
         width = torch.arange(max(sizes))
         lengths = torch.tensor(sizes).unsqueeze(1)

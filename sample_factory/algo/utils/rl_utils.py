@@ -15,6 +15,9 @@ from sample_factory.utils.typing import Config
 if TYPE_CHECKING:
     from sample_factory.algo.utils.env_info import EnvInfo
 
+# On the CPU the doubling scan does more arithmetic than the plain loop and only wins where call overhead dominates.
+_LONG_RECURRENCE, _NARROW_ROW = 128, 64
+
 _Flags = Tensor | np.ndarray | bool | list | tuple
 
 
@@ -98,26 +101,27 @@ def reverse_linear_recurrence(x: Tensor, coefficients: Tensor, x_last: Tensor | 
     """``y_t = x_t + coefficients_t * y_{t+1}``, computed from the last step backwards without autograd.
 
     :param x: time-major ``[T, ...]``, float.
-    :param coefficients: same shape. At most 1 in magnitude: the scan used on accelerators multiplies them up.
+    :param coefficients: same shape, at most 1 in magnitude: the scan multiplies them up.
     :param x_last: ``y_T``, the value after the last step ``[...]``; zero if ``None``.
     :returns: ``[T, ...]``
     """
     with torch.no_grad():
         if x_last is not None:
             x = torch.cat([x[:-1], (x[-1] + coefficients[-1] * x_last).unsqueeze(0)])
-        if x.device.type == "cpu":
-            return _recurrence_loop(x, coefficients)
-        return _recurrence_scan(x, coefficients)
+        is_long_and_narrow = x.shape[0] > _LONG_RECURRENCE and x[0].numel() < _NARROW_ROW
+        if x.device.type != "cpu" or is_long_and_narrow:
+            return _recurrence_scan(x, coefficients)
+        return _recurrence_loop(x, coefficients)
 
 
 def _recurrence_loop(x: Tensor, coefficients: Tensor) -> Tensor:
     # Two NumPy calls per step on contiguous rows; torch operators on such small rows cost several times more.
     result = x.detach().clone(memory_format=torch.contiguous_format)
     rows, factors = list(result.numpy()), list(coefficients.detach().contiguous().numpy())
-    buffer = np.empty_like(rows[0]) if rows else None
+    product = np.empty(x.shape[1:], dtype=result.numpy().dtype)
     for t in range(len(rows) - 2, -1, -1):
-        np.multiply(factors[t], rows[t + 1], out=buffer)
-        np.add(rows[t], buffer, out=rows[t])
+        np.multiply(factors[t], rows[t + 1], out=product)
+        np.add(rows[t], product, out=rows[t])
     return result
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from sample_factory.utils.utils import log
 class TensorDict(dict):
     """Maps names to torch tensors, NumPy arrays or nested mappings.
 
-    String keys give ordinary dict access. Any other index is applied to every leaf: ``d[3]``, ``d[2:5]``, ``d[idx, t]``.
+    String keys give ordinary dict access. Any other index is applied to every leaf: ``d[3]``,
+    ``d[2:5]``, ``d[idx, t]``.
     """
 
     def __getitem__(self, key: Any) -> Any:
@@ -114,13 +115,11 @@ def cat_tensordicts(lst: list[TensorDict]) -> TensorDict:
     """Concatenate dicts of the same structure along dimension 0, torch or NumPy; an empty list gives an empty dict."""
     if not lst:
         return TensorDict()
-    first = lst[0]
-    return TensorDict(
-        {
-            key: cat_tensordicts([d[key] for d in lst]) if isinstance(value, dict) else cat_tensors([d[key] for d in lst])
-            for key, value in first.items()
-        }
-    )
+    joined = TensorDict()
+    for key, first in lst[0].items():
+        parts = [d[key] for d in lst]
+        joined[key] = cat_tensordicts(parts) if isinstance(first, dict) else cat_tensors(parts)
+    return joined
 
 
 def find_invalid_data(
@@ -140,7 +139,7 @@ def find_invalid_data(
             nested = find_invalid_data(value, msg)
             invalid.update({f"{key}.{name}": mask for name, mask in nested.items()})
             continue
-        mask = _invalid_elements(cast(Tensor, torch.as_tensor(value)))
+        mask = _invalid_elements(torch.as_tensor(value))
         if bool(mask.any()):
             invalid[key] = mask
             log.error(f"{msg or 'Check'}: {int(mask.sum())} of {mask.numel()} elements of {key} are invalid")

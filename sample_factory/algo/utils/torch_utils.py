@@ -14,7 +14,7 @@ from sample_factory.utils.typing import Config
 
 
 def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
-    """Set up torch in this process: sharing strategy, number of intra-op threads (``None``: leave it), cuDNN autotuning."""
+    """Set up torch in this process: sharing strategy, intra-op threads (``None``: leave them), cuDNN autotuning."""
     torch.multiprocessing.set_sharing_strategy("file_system")
     if max_num_threads is not None:
         torch.set_num_threads(max_num_threads)
@@ -23,7 +23,7 @@ def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
 
 
 def inference_context(is_serial: bool) -> AbstractContextManager[Any]:
-    """Context for acting. In serial mode the learner uses the same tensors, so they must not become inference tensors."""
+    """Context for acting. In serial mode the learner shares the tensors: they must not become inference tensors."""
     return torch.no_grad() if is_serial else torch.inference_mode()
 
 
@@ -35,7 +35,7 @@ def to_torch_dtype(numpy_dtype: Any) -> torch.dtype:
 def calc_num_elements(module: nn.Module, module_input_shape: Sequence[int]) -> int:
     """Number of output elements of the module per sample, found by running it on one random sample.
 
-    The random numbers do not come from the global stream: adding a layer must not change how the next one is initialised.
+    The sample does not come from the global random stream: measuring a layer must not change how the next one is made.
     """
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     generator = torch.Generator().manual_seed(0)
