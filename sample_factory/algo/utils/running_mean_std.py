@@ -11,10 +11,10 @@ variance ``v`` and size ``n``, and running ``mean``, ``var``, ``count``::
 The initial count of 1 acts as one observation with mean 0 and variance 1.
 """
 
-from __future__ import annotations
+# No postponed annotations here: torch.jit.script reads those of the class as types.
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from gymnasium import spaces
@@ -70,7 +70,7 @@ class RunningMeanStdInPlace(nn.Module):
         self.register_buffer("running_var", torch.ones(size, dtype=torch.float64))
         self.register_buffer("count", torch.ones([1], dtype=torch.float64))
 
-    def forward(self, x: Tensor, denormalize: bool = False, valid_rows: Optional[Tensor] = None) -> None:  # noqa: UP045
+    def forward(self, x: Tensor, denormalize: bool = False, valid_rows: Tensor | None = None) -> None:
         """Normalise (or denormalise) the float tensor ``x`` ``[B, *input_shape]`` in place.
 
         In training mode, normalising first updates the statistics; ``valid_rows`` then says which rows count,
@@ -87,14 +87,14 @@ class RunningMeanStdInPlace(nn.Module):
             x.sub_(mean).mul_(inv_std).clamp_(-self.clip, self.clip)
 
     @torch.jit.export
-    def update(self, x: Tensor, valid_rows: Optional[Tensor] = None) -> None:  # noqa: UP045
+    def update(self, x: Tensor, valid_rows: Tensor | None = None) -> None:
         """Merge the rows of ``x`` ``[B, *input_shape]`` into the statistics, in training mode or not.
 
         :param valid_rows: rows that count: ``bool [B]`` (no device synchronisation; the others may hold anything,
             NaN included) or ``int64 [n]`` row indices. ``None`` means all.
         """
         self._check_shape(x)
-        excluded: Optional[Tensor] = None  # noqa: UP045
+        excluded: Tensor | None = None
         if valid_rows is not None and valid_rows.dtype == torch.bool:
             excluded = (~valid_rows).reshape([-1] + [1] * (x.dim() - 1))
             num_rows = valid_rows.sum().to(torch.float64).reshape(self.count.shape)
@@ -108,8 +108,8 @@ class RunningMeanStdInPlace(nn.Module):
     def _moments(
         self,
         x: Tensor,
-        excluded: Optional[Tensor],
-        num_rows: Tensor,  # noqa: UP045
+        excluded: Tensor | None,
+        num_rows: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Mean and unbiased variance of the rows; the variance of one value and both of no value are zero."""
         # Two passes: torch.var_mean over the first dimension is seven times slower on the CPU.
@@ -127,11 +127,9 @@ class RunningMeanStdInPlace(nn.Module):
         # In place: the buffers may be shared with other modules, and copies of them are recognised by their version.
         batch_mean = batch_mean.to(torch.float64).reshape(self.running_mean.shape)
         batch_var = batch_var.to(torch.float64).reshape(self.running_var.shape)
-        total = self.count + batch_count
-        if self.running_mean.dim() == 0:
-            total, batch_count, count = total[0], batch_count[0], self.count[0]
-        else:
-            count = self.count
+        scalar = [1] * self.running_mean.dim()
+        count, batch_count = self.count.reshape(scalar), batch_count.reshape(scalar)
+        total = count + batch_count
         delta = batch_mean - self.running_mean
         between = delta.square() * (count * batch_count / total)
         self.running_var.mul_(count).add_(batch_var * batch_count).add_(between).div_(total)
@@ -191,7 +189,7 @@ class RunningMeanStdDictInPlace(nn.Module):
     def __init__(
         self,
         obs_space: spaces.Dict,
-        keys_to_normalize: Optional[list[str]] = None,  # noqa: UP045
+        keys_to_normalize: list[str] | None = None,
         epsilon: float = 1e-5,
         clip: float = 5.0,
         per_channel: bool = False,
@@ -211,7 +209,7 @@ class RunningMeanStdDictInPlace(nn.Module):
             }
         )
 
-    def forward(self, x: dict[str, Tensor], valid_rows: Optional[Tensor] = None) -> None:  # noqa: UP045
+    def forward(self, x: dict[str, Tensor], valid_rows: Tensor | None = None) -> None:
         """Normalise the selected tensors of ``x`` in place; ``valid_rows`` as for :class:`RunningMeanStdInPlace`."""
         for key, normalizer in self.running_mean_std.items():
             normalizer(x[key], False, valid_rows)
