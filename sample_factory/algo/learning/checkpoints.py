@@ -89,8 +89,8 @@ def _numeric_scalar(dtype: Any, data: Any) -> float | int | bool:
     return np.frombuffer(data, dtype=dtype)[0].item()
 
 
-# Checkpoints of Sample Factory 2 hold `best_performance` as a NumPy scalar, pickled under the names of NumPy 1 or 2.
 _reconstruct = np.zeros(0).__reduce__()[0]
+# Checkpoints of Sample Factory 2 hold `best_performance` as a NumPy scalar, pickled under the names of NumPy 1 or 2.
 _SAFE_GLOBALS: list[Any] = [
     (_numeric_scalar, "numpy.core.multiarray.scalar"),
     (_numeric_scalar, "numpy._core.multiarray.scalar"),
@@ -198,7 +198,10 @@ def serialize(checkpoint: CheckpointDict) -> bytes:
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     data = buffer.getvalue()
-    deserialize(io.BytesIO(data), "cpu")
+    try:
+        deserialize(io.BytesIO(data), "cpu")
+    except Exception as exc:
+        raise CheckpointError(f"save plain numbers, strings, arrays and tensors only: {exc}") from exc
     return data
 
 
