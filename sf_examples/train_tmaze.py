@@ -19,7 +19,6 @@ from sf_examples.envs.tmaze import ENV_NAME, add_tmaze_args, make_tmaze_env
 def override_default_params(parser: argparse.ArgumentParser) -> None:
     """A small network and enough environments to solve the task in about a minute on two cores."""
     parser.set_defaults(
-        env=ENV_NAME,
         device="cpu",
         num_workers=2,
         num_envs_per_worker=16,

@@ -193,6 +193,14 @@ def process_action_space(
 def preprocess_actions(env_info: Any, actions: Tensor | np.ndarray, to_numpy: bool = True) -> Any:
     """Policy actions ``[N, num_actions]`` in the form a batched environment wants, see :class:`BatchedActionConverter`.
 
-    For loops of users; a runner keeps the converter instead of choosing it on every call.
+    The converter is chosen on the first call with a space. Spaces are not hashable: they are told apart by identity,
+    and the entry keeps its space alive, so that an identity is not used twice.
     """
-    return BatchedActionConverter(env_info.action_space)(actions, env_info.gpu_actions, to_numpy)
+    action_space = env_info.action_space
+    entry = _converters.get(id(action_space))
+    if entry is None:
+        entry = _converters[id(action_space)] = (action_space, BatchedActionConverter(action_space))
+    return entry[1](actions, env_info.gpu_actions, to_numpy)
+
+
+_converters: dict[int, tuple[ActionSpace, BatchedActionConverter]] = {}

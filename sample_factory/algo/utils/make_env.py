@@ -254,7 +254,7 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
         self._training_info_interfaces = [find_training_info_interface(env) for env in self.envs]
         self._reward_shaping_interfaces = [find_wrapper_interface(env, RewardShapingInterface) for env in self.envs]
 
-    def reset(self, **kwargs: Any) -> tuple[dict[str, Tensor], list]:
+    def reset(self, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
         infos: list = []
         for env, rows in zip(self.envs, self._rows, strict=True):
             obs, env_infos = env.raw_reset(**kwargs)
@@ -262,13 +262,13 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
                 self._obs = self._allocate_obs(env._convert_obs(obs))
             for key, slab in self._obs.items():
                 slab.write(rows, obs[key])
-            infos.extend(env_infos)
+            infos.append(env_infos)
             if "seed" in kwargs:
                 kwargs["seed"] += 1
         assert self._obs is not None
-        return {key: slab.tensor for key, slab in self._obs.items()}, infos
+        return {key: slab.tensor for key, slab in self._obs.items()}, _join_infos(infos, self.agents_per_env)
 
-    def step(self, action: Any) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, list]:
+    def step(self, action: Any) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]:
         assert self._obs is not None, "reset() must be called before step()"
         infos: list = []
         for env, rows in zip(self.envs, self._rows, strict=True):
@@ -282,11 +282,12 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
             reward_slab.write(rows, rewards)
             terminated_slab.write(rows, terminated)
             truncated_slab.write(rows, truncated)
-            infos.extend(env_infos)
+            infos.append(env_infos)
         assert self._step_slabs is not None
         reward_slab, terminated_slab, truncated_slab = self._step_slabs
         obs_tensors = {key: slab.tensor for key, slab in self._obs.items()}
-        return obs_tensors, reward_slab.tensor, terminated_slab.tensor, truncated_slab.tensor, infos
+        joined_infos = _join_infos(infos, self.agents_per_env)
+        return obs_tensors, reward_slab.tensor, terminated_slab.tensor, truncated_slab.tensor, joined_infos
 
     def close(self) -> None:
         for env in self.envs:
@@ -329,6 +330,27 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
             _Slab(n, (), torch.bool, device),
             _Slab(n, (), torch.bool, device),
         )
+
+
+def _join_infos(infos: list[Any], agents_per_env: int) -> Any:
+    """Infos of several environments as those of one: lists are concatenated, dicts of batches merged key by key.
+
+    In dicts, values per agent are concatenated; other tensors and numbers (means over agents) are averaged.
+    """
+    if not isinstance(infos[0], dict):
+        return [agent_info for env_infos in infos for agent_info in env_infos]
+    joined: dict[str, Any] = {}
+    for key in infos[0]:
+        values = [env_infos[key] for env_infos in infos if key in env_infos]
+        if isinstance(values[0], dict):
+            joined[key] = _join_infos(values, agents_per_env)
+        elif isinstance(values[0], (Tensor, np.ndarray)) and np.ndim(values[0]) > 0:
+            tensors = [torch.as_tensor(value) for value in values]
+            is_per_agent = len(tensors[0]) == agents_per_env
+            joined[key] = torch.cat(tensors) if is_per_agent else torch.stack(tensors).float().mean(0)
+        elif isinstance(values[0], (Tensor, np.number, int, float)):
+            joined[key] = torch.as_tensor([float(value) for value in values]).mean()
+    return joined
 
 
 class _Slab:

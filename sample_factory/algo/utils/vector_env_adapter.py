@@ -38,7 +38,7 @@ def autoreset_mode(env: Any) -> AutoresetMode | None:
     if declared is not None:
         text = str(getattr(declared, "value", declared)).replace("_", "").lower()
         return next((mode for mode in AutoresetMode if mode.value.lower() == text), None)
-    if type(env).__module__.split(".")[0] == "envpool":
+    if _is_envpool(env):
         return AutoresetMode.NEXT_STEP
     if isinstance(env, gym.vector.VectorEnv):
         if GYMNASIUM_VERSION < (1, 0):
@@ -48,9 +48,14 @@ def autoreset_mode(env: Any) -> AutoresetMode | None:
     return None
 
 
+def _is_envpool(env: Any) -> bool:
+    return type(env).__module__.split(".")[0] == "envpool"
+
+
 def is_vector_env(env: Any) -> bool:
     """Whether ``env`` is a Gymnasium vector environment that nobody made multi-agent for us already."""
-    return isinstance(env, gym.vector.VectorEnv) and get_env_attr(env, "num_agents", None) is None
+    is_vectorised = isinstance(env, gym.vector.VectorEnv) or _is_envpool(env)
+    return is_vectorised and get_env_attr(env, "num_agents", None) is None
 
 
 def adapt_vector_env(env: Env) -> Env:

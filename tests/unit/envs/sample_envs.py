@@ -1,4 +1,4 @@
-"""Small environments and configurations used by the tests of this folder. Module-level, so that a probe can import them."""
+"""Small environments and configurations used by the tests of this folder; a probe can import them."""
 
 from __future__ import annotations
 
