@@ -51,7 +51,7 @@ def split_into_minibatches(
     block_starts = np.arange(0, experience_size, recurrence)
     rng.shuffle(block_starts)
     indices = (block_starts[:, None] + np.arange(recurrence)[None, :]).reshape(-1)  # [D]
-    return np.split(indices, experience_size // batch_size)
+    return list(np.split(indices, experience_size // batch_size))
 
 
 def take_minibatch(dataset: TensorDict, indices: MinibatchIndices) -> AttrDict:

@@ -96,7 +96,7 @@ def minibatch_losses(
         exploration_loss=exploration_loss(distribution, cfg.exploration_loss, cfg.exploration_loss_coeff, mask),
         kl_old=kl_old,
         kl_loss=kl_loss,
-        value_loss=clipped_value_loss(values, mb.values, targets, cfg.ppo_clip_value, cfg.value_loss_coeff, mask),
+        value_loss=clipped_value_loss(values, mb["values"], targets, cfg.ppo_clip_value, cfg.value_loss_coeff, mask),
         summaries={
             "ratio": ratio.detach(),
             "clip_ratio_low": clip_low,

@@ -95,9 +95,9 @@ class BatchPreparation:
         with lock:
             buff["normalized_obs"] = prepare_and_normalize_obs(actor_critic, steps, valid_rows)
             actor_critic.eval()
-            last = prepare_and_normalize_obs(actor_critic, last)
+            normalized_last = prepare_and_normalize_obs(actor_critic, last)
             actor_critic.train()
-        return last
+        return TensorDict(normalized_last)
 
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
         """Values ``[N, T+1]`` whose last column is that of the current network."""

@@ -29,19 +29,19 @@ def read_scalars(values: Sequence[Scalar]) -> list[float]:
 
 @dataclass(frozen=True)
 class MinibatchRecord:
-    """Scalars of one SGD step that decisions and warnings need."""
+    """Scalars of one SGD step that decisions and warnings need: tensors when appended to the log, floats when read."""
 
-    loss: Scalar
-    policy_loss: Scalar
-    value_loss: Scalar
-    exploration_loss: Scalar
-    kl_loss: Scalar
-    kl: Scalar
-    max_kl: Scalar
-    skipped: Scalar
+    loss: Any
+    policy_loss: Any
+    value_loss: Any
+    exploration_loss: Any
+    kl_loss: Any
+    kl: Any
+    max_kl: Any
+    skipped: Any
 
     @property
-    def actor_loss(self) -> Scalar:
+    def actor_loss(self) -> Any:
         return self.policy_loss + self.exploration_loss + self.kl_loss
 
 
@@ -130,7 +130,7 @@ def _update_stats(var: Mapping[str, Any], mask: SampleMask) -> dict[str, Scalar]
     """How far the last update of an iteration moved the policy and the values from the behaviour policy's."""
     mb, summaries = var["mb"], var["loss_summaries"]
     ratio = summaries["ratio"]
-    value_delta = (summaries["values"] - mb.values).abs()
+    value_delta = (summaries["values"] - mb["values"]).abs()
     is_clipped = (ratio < summaries["clip_ratio_low"]) | (ratio > summaries["clip_ratio_high"])
     return {
         "kl_divergence": var["kl_old_mean"],
