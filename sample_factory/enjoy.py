@@ -1,11 +1,10 @@
 """Evaluation of a trained policy: from a script through :func:`enjoy`, or from the command line.
 
-    python -m sample_factory.enjoy --env=CartPole-v1 --experiment=my_run --train_dir=./train_dir
+python -m sample_factory.enjoy --env=CartPole-v1 --experiment=my_run --train_dir=./train_dir
 """
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +39,10 @@ from sample_factory.utils.utils import experiment_dir, log
 __all__ = ["enjoy", "load_state_dict", "main", "make_env", "render_frame", "visualize_policy_inputs"]
 
 USAGE_ERROR = 2
+
+
+class MissingExperimentError(RuntimeError):
+    """There is no experiment of this name."""
 
 
 def make_env(cfg: Config, render_mode: str | None = None) -> BatchedVecEnv:
@@ -111,13 +114,13 @@ def _evaluate(cfg: AttrDict) -> EpisodeStats:
 def _open_env(cfg: AttrDict) -> tuple[BatchedVecEnv, dict[str, Tensor]]:
     """The environment and its first observation, without a window if none can be opened."""
     render_mode = choose_render_mode(cfg)
-    if render_mode == "human":
-        try:
-            return _reset_env(cfg, render_mode)
-        except Exception as exc:
-            disable_rendering(cfg, f"no window could be opened ({exc!r})")
-            render_mode = None
-    return _reset_env(cfg, render_mode)
+    try:
+        return _reset_env(cfg, render_mode)
+    except Exception as exc:
+        if render_mode != "human":
+            raise
+        disable_rendering(cfg, f"no window could be opened ({exc!r})")
+    return _reset_env(cfg, None)
 
 
 def _reset_env(cfg: AttrDict, render_mode: str | None) -> tuple[BatchedVecEnv, dict[str, Tensor]]:
@@ -132,8 +135,7 @@ def _reset_env(cfg: AttrDict, render_mode: str | None) -> tuple[BatchedVecEnv, d
             env.seed(seed)
         return env, env.reset()[0]
     except BaseException:
-        with contextlib.suppress(Exception):
-            env.close()
+        env.close()
         raise
 
 
@@ -162,7 +164,10 @@ def _load_cfg(argv: Sequence[str] | None) -> AttrDict:
             add_recorded_args(parser, read_config(config_file))
     cfg = parse_full_cfg(parser, argv)
     resolve_env(cfg)
-    return load_from_checkpoint(cfg)
+    try:
+        return load_from_checkpoint(cfg)
+    except FileNotFoundError as exc:
+        raise MissingExperimentError(exc) from exc
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -173,23 +178,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     try:
         cfg = _load_cfg(argv)
-    except (UnknownEnvError, ConfigError) as exc:
-        return _fail(exc, USAGE_ERROR)
-    except FileNotFoundError as exc:
-        return _fail(exc, ExperimentStatus.FAILURE)
-    try:
         stats = _evaluate(cfg)
-    except ConfigError as exc:
-        return _fail(exc, USAGE_ERROR)
-    except CheckpointError as exc:
-        return _fail(exc, ExperimentStatus.FAILURE)
+    except (UnknownEnvError, ConfigError) as exc:
+        print(exc, file=sys.stderr)
+        return USAGE_ERROR
+    except (MissingExperimentError, CheckpointError) as exc:
+        print(exc, file=sys.stderr)
+        return ExperimentStatus.FAILURE
     print(_result_line(cfg, stats), flush=True)
     return ExperimentStatus.SUCCESS
-
-
-def _fail(problem: Exception, exit_code: int) -> int:
-    print(problem, file=sys.stderr)
-    return exit_code
 
 
 def _result_line(cfg: AttrDict, stats: EpisodeStats) -> str:

@@ -14,6 +14,7 @@ import gymnasium as gym
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.evaluators.exportable_sampling import exportable_sample
 from sample_factory.algo.evaluators.rollout_loop import ACTION_MASK_KEY
 from sample_factory.algo.sampling.batched_sampling import preprocess_actions
 from sample_factory.algo.utils.action_distributions import argmax_actions
@@ -28,7 +29,6 @@ from sample_factory.envs.env_resolution import resolve_env
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.typing import Config, ObsSpace, StatusCode
-from sample_factory.utils.utils import log
 
 RNN_STATES = "rnn_states"
 OUTPUT_ACTIONS = "output_actions"
@@ -59,15 +59,16 @@ class OnnxExporter(nn.Module):
             num_rows = next(iter(obs.values())).shape[0]
             rnn_states = torch.zeros(num_rows, get_rnn_size(self.cfg))  # feed-forward: carried through, not used
 
+        head_output = self.actor_critic.forward_head(normalized_obs)
+        core_output, new_rnn_states = self.actor_critic.forward_core(head_output, rnn_states)
         mask_args = {} if action_mask is None else {"action_mask": action_mask}
-        outputs = self.actor_critic(normalized_obs, rnn_states, **mask_args)
-        actions = outputs["actions"]
-        if self.cfg.eval_deterministic:
-            actions = argmax_actions(self.actor_critic.action_distribution())
+        self.actor_critic.forward_tail(core_output, values_only=False, sample_actions=False, **mask_args)
+        distribution = self.actor_critic.action_distribution()
+        actions = argmax_actions(distribution) if self.cfg.eval_deterministic else exportable_sample(distribution)
         if actions.ndim < 2:
-            actions = actions.unsqueeze(-1)
+            actions = actions.unsqueeze(-1)  # [b, num_actions]
         env_actions = preprocess_actions(self.env_info, actions, to_numpy=False)
-        return (env_actions, outputs["new_rnn_states"]) if self.cfg.use_rnn else env_actions
+        return (env_actions, new_rnn_states) if self.cfg.use_rnn else env_actions
 
 
 def create_onnx_exporter(cfg: Config, env: BatchedVecEnv, enable_jit: bool = False) -> OnnxExporter:
@@ -129,12 +130,10 @@ def create_forward(original_forward: Callable[..., Any], arg_names: Sequence[str
     Names that cannot be parameters (observation keys may be any text) become `input_<position>`.
     """
     parameters = [_parameter_name(name, position) for position, name in enumerate(arg_names)]
-    namespace: dict[str, Any] = {"original_forward": original_forward, "arg_names": tuple(arg_names)}
     # Exporters read the signature and the code object, so a wrapper with *args or a forged signature will not do.
-    code = f"def forward({', '.join(parameters)}):\n"
-    code += f"    return original_forward(**dict(zip(arg_names, ({', '.join(parameters)},))))\n"
-    exec(code, namespace)
-    return namespace["forward"]
+    listing = ", ".join(parameters)
+    code = f"lambda {listing}: original_forward(**dict(zip(arg_names, ({listing},))))"
+    return eval(code, {"original_forward": original_forward, "arg_names": tuple(arg_names)})
 
 
 def patch_forward(model: nn.Module, input_names: Sequence[str]) -> None:
@@ -145,10 +144,8 @@ def patch_forward(model: nn.Module, input_names: Sequence[str]) -> None:
 def export_onnx(cfg: Config, f: str) -> StatusCode:
     """Write the policy of an experiment to the file `f`.
 
-    The first axis of all tensors is dynamic (`batch_size`); recurrent policies have a fixed batch of one.
-
-    Raises:
-        FileNotFoundError, RuntimeError: there is no such experiment, or it has no checkpoint.
+    The first axis of all tensors is dynamic (`batch_size`); recurrent policies have a fixed batch of one. Returns 0.
+    Raises FileNotFoundError or RuntimeError if there is no such experiment or it has no checkpoint.
     """
     cfg = load_from_checkpoint(cfg)
     resolve_env(cfg)
@@ -164,7 +161,6 @@ def export_onnx(cfg: Config, f: str) -> StatusCode:
     if cfg.use_rnn:
         args[RNN_STATES] = generate_rnn_states(cfg)
     _write_graph(exporter, args, f, has_dynamic_batch=not cfg.use_rnn)
-    log.info("Exported policy %d of experiment %s to %s", cfg.policy_index, cfg.experiment, f)
     return ExperimentStatus.SUCCESS
 
 

@@ -121,6 +121,7 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
 
     def on_init(self, runner: Runner) -> None:
         """Read what an earlier run left, mutate what is new, and write everything back."""
+        assert runner.env_info is not None  # the runner asks the environment before it calls observers
         self.default_reward_shaping = copy.deepcopy(runner.env_info.reward_shaping_scheme)
         self._load_state()
         for policy_id in range(self.num_policies):

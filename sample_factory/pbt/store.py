@@ -67,7 +67,9 @@ def read_json_dict(path: str) -> dict[str, Any]:
     """As :func:`read_json`, for files that must hold an object."""
     content = read_json(path)
     if not isinstance(content, dict):
-        raise ValueError(f"The PBT file {path} holds {type(content).__name__} instead of an object; restore or delete it")
+        raise ValueError(
+            f"The PBT file {path} holds {type(content).__name__} instead of an object; restore or delete it"
+        )
     return content
 
 

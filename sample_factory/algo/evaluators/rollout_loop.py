@@ -24,7 +24,7 @@ LOG_EVERY_NUM_FRAMES = 100
 
 
 def apply_eval_frameskip(cfg: Config) -> int:
-    """Let the environment skip fewer frames, so that they can be seen. The new number divides the old one (checked before).
+    """Let the environment skip fewer frames, so that they can be seen; a divisor, as checked before.
 
     Returns:
         How often each action is repeated instead: the policy acts as often as in training.
@@ -57,11 +57,11 @@ class EvaluationPolicy:
         if action_mask is None:
             outputs = self.actor_critic(self.normalized_obs, self.rnn_states)
         else:
-            outputs = self.actor_critic(
-                self.normalized_obs, self.rnn_states, action_mask=action_mask.to(self.device)
-            )
+            outputs = self.actor_critic(self.normalized_obs, self.rnn_states, action_mask=action_mask.to(self.device))
         self.rnn_states = outputs["new_rnn_states"]
-        actions = argmax_actions(self.actor_critic.action_distribution()) if self.is_deterministic else outputs["actions"]
+        actions = outputs["actions"]
+        if self.is_deterministic:
+            actions = argmax_actions(self.actor_critic.action_distribution())
         if actions.ndim < 2:
             actions = actions.unsqueeze(-1)  # [A, num_actions]
         return preprocess_actions(self.env_info, actions)

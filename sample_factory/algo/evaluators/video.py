@@ -25,7 +25,7 @@ def is_display_available() -> bool:
 
 
 def choose_render_mode(cfg: Config) -> str | None:
-    """Gymnasium render mode for this evaluation. Without a display rendering is switched off in `cfg`, once and aloud."""
+    """Gymnasium render mode of this evaluation. Without a display rendering is switched off in `cfg`, aloud."""
     if cfg.save_video:
         return "rgb_array"
     if cfg.no_render:

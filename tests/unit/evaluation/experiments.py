@@ -65,23 +65,17 @@ class MaskedEnv(CountdownEnv):
         return {"obs": np.zeros(3, np.float32), "action_mask": np.array([0, 0, 1, 0], np.float32)}
 
 
-class TeamEnv:
+class TeamEnv(gym.Env):
     """Two agents, list interface; agent 1 has twice the reward, both finish together. Actions: Discrete and Box."""
 
     observation_space = spaces.Box(-1, 1, (3,), np.float32)
     action_space = spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,), np.float32)])
     num_agents = 2
     is_multiagent = True
-    metadata: dict[str, Any] = {}
-    render_mode = None
 
     def __init__(self, journal: list[Any]) -> None:
         self.journal = journal
         self.num_steps = 0
-
-    @property
-    def unwrapped(self) -> TeamEnv:
-        return self
 
     def reset(self, **kwargs: Any) -> tuple[list, list]:
         self.num_steps = 0

@@ -128,7 +128,11 @@ def test_action_mask_reaches_the_policy(tmp_path):
     make_experiment("masked", tmp_path)
     for deterministic in (False, True):
         journal.clear()
-        enjoy(parse_eval("masked", tmp_path, "--no_render", "--max_num_frames=20", f"--eval_deterministic={deterministic}"))
+        enjoy(
+            parse_eval(
+                "masked", tmp_path, "--no_render", "--max_num_frames=20", f"--eval_deterministic={deterministic}"
+            )
+        )
         assert {int(entry[1]) for entry in journal if entry[0] == "step"} == {2}
 
 
@@ -189,7 +193,7 @@ def test_video_gets_the_frames_of_the_first_episode(countdown, tmp_path, monkeyp
     calls: list = []
     monkeypatch.setattr(huggingface_utils, "generate_replay_video", lambda *args: calls.append(args))
     enjoy(parse_eval("countdown", tmp_path, "--save_video", "--video_frames=-1", "--max_num_episodes=2"))
-    (folder, frames, fps, _), = calls
+    ((folder, frames, fps, _),) = calls
     assert folder == str(tmp_path / "run") and fps == 30
     assert [int(frame[0, 0, 0]) for frame in frames] == [0, 1, 2, 3, 4]
     assert countdown[0] == ("make", "rgb_array", 1)
@@ -219,7 +223,9 @@ def test_weights_of_another_model_are_a_clear_error(countdown, tmp_path):
         enjoy(parse_eval("countdown", tmp_path, "--no_render", "--rnn_size=16"))
 
 
-@pytest.mark.parametrize("experiment, env", [("gru_discrete", "CartPole-v1"), ("mlp_continuous_fixedstd", "Pendulum-v1")])
+@pytest.mark.parametrize(
+    "experiment, env", [("gru_discrete", "CartPole-v1"), ("mlp_continuous_fixedstd", "Pendulum-v1")]
+)
 def test_experiments_of_the_original_evaluate_unchanged(tmp_path, capsys, experiment, env):
     shutil.copytree(ORIGINAL_EXPERIMENTS / experiment, tmp_path / experiment)
     argv = [f"--env={env}", f"--train_dir={tmp_path}", f"--experiment={experiment}", "--no_render", "--device=cpu"]

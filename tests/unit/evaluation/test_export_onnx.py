@@ -111,7 +111,9 @@ def names(nodes) -> list[str]:
 @pytest.mark.parametrize("env_class", [CountdownEnv, PixelEnv, MaskedEnv])
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_feed_forward_graph_agrees_with_torch_for_any_batch(tmp_path, env_class, batch_size):
-    session, exporter, obs_space = export(tmp_path, "some_env", env_class, "--use_rnn=False", "--encoder_conv_architecture=convnet_atari")
+    session, exporter, obs_space = export(
+        tmp_path, "some_env", env_class, "--use_rnn=False", "--encoder_conv_architecture=convnet_atari"
+    )
     assert names(session.get_inputs()) == list(obs_space.spaces) and names(session.get_outputs()) == ["output_actions"]
     args = generate_args(obs_space, batch_size)
     with torch.no_grad():

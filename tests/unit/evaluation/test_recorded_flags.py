@@ -35,7 +35,13 @@ def test_recorded_values_are_the_defaults():
 
 def test_command_line_values_get_the_recorded_type():
     cfg = parse(
-        "--custom_len=20", "--custom_coeff=0.25", "--custom_flag=False", "--custom_text=hi", "--custom_layers", "16", "32"
+        "--custom_len=20",
+        "--custom_coeff=0.25",
+        "--custom_flag=False",
+        "--custom_text=hi",
+        "--custom_layers",
+        "16",
+        "32",
     )
     assert (cfg.custom_len, cfg.custom_coeff, cfg.custom_flag, cfg.custom_text) == (20, 0.25, False, "hi")
     assert cfg.custom_layers == [16, 32]

@@ -125,6 +125,6 @@ def test_policy_inputs_are_scaled_and_enlarged(monkeypatch):
     monkeypatch.setattr(cv2, "imshow", lambda name, image: shown.append((name, image)))
     monkeypatch.setattr(cv2, "waitKey", lambda delay: -1)
     visualize_policy_inputs({"obs": torch.arange(2 * 3 * 4 * 5, dtype=torch.float32).reshape(2, 3, 4, 5) - 7})
-    (name, image), = shown
+    ((name, image),) = shown
     assert name == "policy inputs" and image.shape == (20, 25, 3)
     assert image.min() == 0.0 and image.max() == 1.0

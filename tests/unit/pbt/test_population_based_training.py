@@ -28,7 +28,11 @@ def read(path: str):
 
 
 def test_public_names_and_signal_names():
-    assert (update_cfg_signal(2), save_model_signal(0), load_model_signal(1)) == ("update_cfg2", "save_model0", "load_model1")
+    assert (update_cfg_signal(2), save_model_signal(0), load_model_signal(1)) == (
+        "update_cfg2",
+        "save_model0",
+        "load_model1",
+    )
     assert "gamma" not in HYPERPARAMS_TO_TUNE and len(HYPERPARAMS_TO_TUNE) == 6
     assert pbt_module.REWARD_CATEGORIES_TO_TUNE == {"doom_": ["delta", "selected_weapon"]}
     assert set(pbt_module.SPECIAL_PERTURBATION) == {"gamma", "adam_beta1", "vtrace_rho", "vtrace_c", "batch_size"}

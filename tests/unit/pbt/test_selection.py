@@ -18,7 +18,9 @@ from sample_factory.pbt.selection import (
 SETTINGS = SelectionSettings(replace_fraction=0.3, reward_gap=0.1, reward_gap_absolute=1e-6)
 
 
-def choose(policy_id: int, objectives: list[float], settings: SelectionSettings = SETTINGS, seed: int = 0) -> int | None:
+def choose(
+    policy_id: int, objectives: list[float], settings: SelectionSettings = SETTINGS, seed: int = 0
+) -> int | None:
     return choose_source(policy_id, objectives, settings, np.random.default_rng(seed))
 
 
