@@ -25,8 +25,6 @@ from sample_factory.cfg.parser import FlagParser, options_given
 from sample_factory.cfg.persistence import (
     MACHINE_DEFAULTS_KEY,
     MACHINE_DEPENDENT_FLAGS,
-    PER_RUN_FLAGS,
-    PROVENANCE_KEYS,
     cfg_dict,
     config_path,
     find_config,
@@ -191,6 +189,5 @@ def checkpoint_override_defaults(cfg: Config, parser: ArgumentParser) -> AttrDic
     """
     saved = read_config(require_config(cfg))
     loaded = merge_saved(Namespace(**{**cfg_dict(cfg), "cli_args": {}}), saved)
-    not_defaults = {*PROVENANCE_KEYS, *PER_RUN_FLAGS, MACHINE_DEFAULTS_KEY}
-    parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved and key not in not_defaults})
+    parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved})
     return loaded

@@ -111,8 +111,7 @@ class FlagParser(argparse.ArgumentParser):
             self._collecting = False
             for action in required:
                 action.required = True
-        if not help_wanted:
-            problems += _missing_options(required, parsed, broken)
+        problems += _missing_options(required, parsed, broken)
         return parsed, extras, [] if help_wanted else problems
 
     def _unknown_options(self, extras: list[str]) -> list[str]:

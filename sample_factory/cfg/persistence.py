@@ -134,10 +134,11 @@ def merge_saved(cfg: Config, saved: AttrDict) -> AttrDict:
     _take_per_run_values(merged, new)
     _take_location(merged, new)
     _take_machine_defaults(merged, saved, new, given)
-    for key, value in {**training_defaults(), **new}.items():
-        if key not in merged:
-            log.debug(f"Adding {key}={value}, which the saved configuration does not have")
-            merged[key] = value
+    added = {key: value for key, value in {**training_defaults(), **new}.items() if key not in merged}
+    if added:
+        pairs = ", ".join(f"{key}={value}" for key, value in added.items())
+        log.debug(f"Adding what the saved configuration does not have: {pairs}")
+    merged.update(added)
     return merged
 
 

@@ -168,7 +168,7 @@ def _sync_dataset_is_whole_rollouts(cfg: AttrDict, env_info: EnvShape) -> str | 
         return None
     one_iteration = cfg.num_batches_per_epoch * cfg.batch_size
     one_rollout = cfg.num_workers * cfg.num_envs_per_worker * env_info.num_agents * cfg.rollout // cfg.num_policies
-    if one_rollout > 0 and one_iteration >= one_rollout and one_iteration % one_rollout == 0:
+    if one_rollout > 0 and one_iteration % one_rollout == 0:
         return None
     return "\n".join(
         (

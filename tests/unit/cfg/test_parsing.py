@@ -113,6 +113,7 @@ def test_parser_can_be_used_directly() -> None:
     assert parser.parse_args(["--env=x", "--num_w=7"]).num_workers == 7
     target = Namespace()
     assert parser.parse_args(["--env=x"], target) is target
+    assert target.env == "x"
     parsed, unknown = parser.parse_known_args(["--env=x", "--own=1"])
     assert (parsed.env, unknown) == ("x", ["--own=1"])
 

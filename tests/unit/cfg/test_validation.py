@@ -252,8 +252,9 @@ def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> No
     assert part in warned[0]
 
 
-def test_no_warnings_for_defaults(records: LogRecords) -> None:
-    assert verify_cfg(default_cfg(), EnvShape())
+@pytest.mark.parametrize("changes", [{}, dict(use_rnn=False, with_vtrace=True, normalize_returns=False)], ids=str)
+def test_no_needless_warnings(changes: dict[str, Any], records: LogRecords) -> None:
+    assert verify_cfg(config(**changes), EnvShape())
     assert records.of_level(logging.WARNING) == []
 
 
