@@ -140,6 +140,7 @@ class CategoricalActionDistribution:
     def __init__(self, raw_logits: Tensor, action_mask: Tensor | None = None):
         self.raw_logits = raw_logits
         self.action_mask = action_mask
+        self._indifferent_scores: Tensor | float = 0.0  # what to sample by where nothing is allowed
 
     @cached_property
     def probs(self) -> Tensor:
@@ -154,21 +155,19 @@ class CategoricalActionDistribution:
         return masked_log_softmax(self.raw_logits, self.action_mask)
 
     def sample(self) -> Tensor:
-        """Actions, int64 ``[b, 1]``; uniform in rows where no action is allowed.
-
-        Exponential race (what ``torch.multinomial`` does for one sample), without its device synchronisation.
-        """
-        weights = self.probs.detach()
+        """Actions, int64 ``[b, 1]``; uniform in rows where no action is allowed."""
+        scores = self.log_probs.detach()
         if self.action_mask is not None:
-            weights = weights + 1e-6 * (weights.sum(dim=-1, keepdim=True) == 0)
-        if weights.device.type == "cpu" and not math.isfinite(weights.sum().item()):
-            raise ValueError("action probabilities contain NaN or infinity: bad observations or diverged weights")
-        return (weights / torch.empty_like(weights).exponential_()).argmax(dim=-1, keepdim=True)
+            has_choice = (self.action_mask != 0).any(dim=-1, keepdim=True)
+            scores = torch.where(has_choice, scores, self._indifferent_scores)
+        # NaN anywhere makes the sum NaN. On accelerators reading it would stall the device.
+        if scores.device.type == "cpu" and math.isnan(scores.sum().item()):
+            raise ValueError("action probabilities contain NaN: bad observations or diverged weights")
+        return _gumbel_max(scores).unsqueeze(-1)
 
     def sample_gumbel(self) -> Tensor:
-        """Actions, int64 ``[b]``, by the Gumbel-max trick."""
-        noise = torch.empty_like(self.raw_logits).exponential_().log()
-        return (self.log_probs - noise).argmax(dim=-1)
+        """Actions, int64 ``[b]``."""
+        return _gumbel_max(self.log_probs.detach())
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log-probabilities, flattened, of actions ``[b, 1]`` (or ``[b]``; ``[1, k]`` with one row of logits)."""
@@ -190,11 +189,16 @@ class CategoricalActionDistribution:
         log_ratio = self.log_probs - log_uniform
         return 0.5 * ((self.probs - uniform) * log_ratio).sum(dim=-1)
 
+    def _allowed(self) -> Tensor | None:
+        """Non-zero for allowed actions; ``None`` if that is all of them."""
+        return self.action_mask
+
     def _uniform_prior(self) -> tuple[Tensor | float, Tensor | float]:
-        if self.action_mask is None:
+        mask = self._allowed()
+        if mask is None:
             num_actions = self.raw_logits.shape[-1]
             return 1.0 / num_actions, -math.log(num_actions)
-        allowed = (self.action_mask != 0).to(self.raw_logits.dtype)
+        allowed = (mask != 0).to(self.raw_logits.dtype)
         num_allowed = allowed.sum(dim=-1, keepdim=True).clamp(min=1.0)
         return allowed / num_allowed, -num_allowed.log()
 
@@ -205,6 +209,24 @@ class CategoricalActionDistribution:
             f"entropy={self.entropy().mean().item():.3f} min_logit={logits.min().item():.3f} "
             f"max_logit={logits.max().item():.3f} min_prob={probs.min().item():.3f} max_prob={probs.max().item():.3f}"
         )
+
+
+def _gumbel_max(log_probs: Tensor) -> Tensor:
+    """One sample per row by the Gumbel-max trick; unlike ``torch.multinomial`` it never waits for the device."""
+    return log_probs.sub(torch.empty_like(log_probs).exponential_().log_()).argmax(dim=-1)
+
+
+class _PaddedCategorical(CategoricalActionDistribution):
+    """Categoricals of different sizes: columns that do not ``exist`` have logits so low that they count as nothing."""
+
+    def __init__(self, logits: Tensor, action_mask: Tensor | None, exists: Tensor):
+        missing = torch.where(exists, 0.0, _FORBIDDEN_LOGIT)
+        super().__init__(logits + missing, None if action_mask is None else action_mask * exists)
+        self._exists = exists
+        self._indifferent_scores = missing
+
+    def _allowed(self) -> Tensor:
+        return self._exists if self.action_mask is None else self.action_mask
 
 
 class TupleActionDistribution:
@@ -242,18 +264,14 @@ class TupleActionDistribution:
         """All sub-spaces as one categorical ``[b, k, max n]``, if all are Discrete."""
         if not all(isinstance(space, spaces.Discrete) for space in self._spaces):
             return None
-        mask: Tensor | None = None
-        if self._action_mask is not None:
-            mask = self._flat_mask()
-        num_spaces, num_actions = len(self._spaces), max(self.logit_lengths)
-        if min(self.logit_lengths) == num_actions:
-            shape = (-1, num_spaces, num_actions)
-            return CategoricalActionDistribution(
-                self._logits_flat.reshape(shape), None if mask is None else mask.reshape(shape)
-            )
+        mask = None if self._action_mask is None else self._flat_mask()
+        shape = (-1, len(self._spaces), max(self.logit_lengths))
+        if min(self.logit_lengths) == shape[-1]:
+            mask = None if mask is None else mask.reshape(shape)
+            return CategoricalActionDistribution(self._logits_flat.reshape(shape), mask)
         columns, exists = _padding(tuple(self.logit_lengths), self._logits_flat.device)
-        logits = self._logits_flat[:, columns]  # [b, k, max n]
-        return CategoricalActionDistribution(logits, exists if mask is None else mask[:, columns] * exists)
+        mask = None if mask is None else mask.index_select(1, columns).reshape(shape)
+        return _PaddedCategorical(self._logits_flat.index_select(1, columns).reshape(shape), mask, exists)
 
     def _flat_mask(self) -> Tensor:
         """The mask as one tensor ``[b, sum of n]``."""
@@ -322,13 +340,13 @@ def _sum(tensors: list[Tensor]) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _padding(sizes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which columns of the flat logits make up the padded ones, and which of these exist; both ``[k, max n]``."""
+    """Which columns of the flat logits make up the padded ones ``[k * max n]``, and which exist ``[k, max n]``."""
     with torch.inference_mode(False):  # also used where gradients are needed
         width = torch.arange(max(sizes))
         lengths = torch.tensor(sizes).unsqueeze(1)
         offsets = lengths.cumsum(dim=0) - lengths
         exists = width < lengths
-        return ((offsets + width) * exists).to(device), exists.to(device)
+        return ((offsets + width) * exists).flatten().to(device), exists.to(device)
 
 
 def _split_mask(action_mask: ActionMask | None, sub_spaces: Sequence[spaces.Space]) -> list[Any]:

@@ -18,7 +18,7 @@ _MAX_WEIGHT_NORM = 10.0
 
 
 def make_optimizer(cfg: Config, params: Iterable[Tensor]) -> Optimizer:
-    """The optimiser named by ``cfg.optimizer``; reads ``learning_rate``, ``adam_beta1``, ``adam_beta2``, ``adam_eps``."""
+    """The optimiser ``cfg.optimizer`` with ``learning_rate, adam_beta1, adam_beta2, adam_eps`` (LAMB's too)."""
     params = list(params)
     options: dict[str, Any] = {
         "lr": cfg.learning_rate,
