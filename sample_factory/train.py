@@ -8,6 +8,7 @@ from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
+from sample_factory.algo.utils.context import sf_global_context
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import cfg_dict, maybe_load_from_checkpoint
 from sample_factory.cfg.errors import ConfigError
@@ -29,6 +30,9 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
     cfg = cfg_dict(cfg)
     check_cfg_before_start(cfg)
     resolve_env(cfg)
+    if not cfg.get("env_module"):
+        # Recorded in config.json, so that evaluation finds the environment again.
+        cfg["env_module"] = sf_global_context().env_modules.get(cfg.env)
 
     runner = SerialRunner(cfg) if cfg.serial_mode else ParallelRunner(cfg)
     runner.view = make_run_view(cfg)

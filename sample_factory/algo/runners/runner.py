@@ -319,6 +319,11 @@ class Runner(EventLoopObject, Configurable):
     def _all_processes(self) -> list[ChildProcess]:
         return []
 
+    @property
+    def num_processes(self) -> int:
+        """Worker processes of a healthy run; the supervisor knows how many are left."""
+        return len(self._all_processes())
+
     # --- messages ---
 
     def _process_msg(self, msgs: dict | list | tuple) -> None:

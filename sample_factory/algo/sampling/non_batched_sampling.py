@@ -76,7 +76,7 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         self._training_info_interfaces: list[TrainingInfoInterface | None] = []
         self._policy_mapping = AgentPolicyMapping(cfg, env_info, worker_idx, split_idx)
         self._agents = AgentStates(num_envs, self.num_agents)
-        self._to_env_actions = make_action_converter(env_info.action_space, batched=False)
+        self._to_env_actions = make_action_converter(env_info.action_space, batched=False).many
         self._last_actions: np.ndarray | None = None  # [n, num_actions]
         self._last_obs: list[dict[str, Any]] = []
 

@@ -42,6 +42,7 @@ _READY_POLL_SEC = 0.05
 class SamplingLoop(EventLoopObject, Configurable):
     def __init__(self, cfg: Config, env_info: EnvInfo, print_episode_info: bool = True):
         Configurable.__init__(self, cfg_dict(cfg))
+        self.cfg.async_rl = True  # there is no learner to synchronise with
         loop = PollingEventLoop("SamplingLoop_EvtLoop", serial_mode=self.cfg.serial_mode)
         EventLoopObject.__init__(self, loop, "SamplingLoop")
         loop.owner = self
@@ -129,8 +130,7 @@ class SamplingLoop(EventLoopObject, Configurable):
                 server.actor_critic.load_state_dict(state_dict)
             server.publish(version)
         for policy_id in range(self.cfg.num_policies):
-            version = int(self.param_servers[policy_id]._policy_versions[policy_id])
-            self.model_initialized.emit((policy_id, None, "cpu", version))
+            self.model_initialized.emit((policy_id, None, "cpu", self.param_servers[policy_id].policy_version))
 
     def yield_trajectory_buffers(self, buffers: TrajectoryBuffers, device: Device) -> None:
         """The trajectories in these buffers are not needed any more."""

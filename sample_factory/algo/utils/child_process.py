@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
+from multiprocessing.util import Finalize
 from typing import Any
 
 from signal_slot.signal_slot import EventLoopObject, EventLoopProcess
@@ -33,6 +34,7 @@ _PR_SET_PDEATHSIG = 1
 # A SIGTERM that was meant for the whole group is followed by a stop message from the main process within this time.
 _SIGTERM_GRACE_SEC = 5.0
 _EXIT_CODE_PARENT_DIED = 70
+_EXIT_PRIORITY = 10  # before multiprocessing joins its children at exit
 _EXIT_CODE_SIGTERM = 128 + os_signal.SIGTERM
 
 
@@ -56,6 +58,8 @@ class ChildProcess(EventLoopProcess):
     def start(self) -> None:
         self._environ = dict(os.environ)
         super().start()
+        # Without this, an exception in the main process would end in multiprocessing waiting for its children for ever.
+        Finalize(self, _kill_if_alive, args=(self._process,), exitpriority=_EXIT_PRIORITY)
 
     def error(self) -> str | None:
         """Traceback text the child sent before it died, if any."""
@@ -80,6 +84,11 @@ class ChildProcess(EventLoopProcess):
                     obj.on_crash()
             sys.stderr.flush()
             raise SystemExit(1) from None
+
+
+def _kill_if_alive(process: Any) -> None:
+    if process.is_alive():
+        process.kill()
 
 
 def die_with_parent() -> None:

@@ -116,6 +116,11 @@ class ParameterServer:
         """Kept for code that wraps weight updates in it; publication needs no lock."""
         return self._lock
 
+    @property
+    def policy_version(self) -> int:
+        """Version everybody was told last."""
+        return int(self._policy_versions[self.policy_id])
+
     def init(self, actor_critic: ActorCritic, device: torch.device, policy_version: int) -> None:
         """First publication, after the model was created and its checkpoint loaded."""
         self.actor_critic, self.device = actor_critic, device
@@ -141,7 +146,6 @@ class ParameterClient:
         self.server = param_server
         self.cfg, self.env_info, self.timing = cfg, env_info, timing
         self.policy_id = param_server.policy_id
-        self._policy_versions = param_server._policy_versions
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -169,7 +173,7 @@ class ParameterClientSerial(ParameterClient):
 
     @property
     def policy_version(self) -> int:
-        return int(self._policy_versions[self.policy_id])
+        return self.server.policy_version
 
     def init(self, device: torch.device) -> None:
         return None

@@ -17,6 +17,7 @@ from sample_factory.utils.typing import PolicyID
 FPS_WINDOWS_REPORTS = (2, 12, 60)
 _THROUGHPUT_WINDOW_REPORTS = 10
 _TIMING_WINDOW = 50
+_TIME_SHARE_WINDOW = 8
 _LAG_KEYS = ("version_diff_min", "version_diff_avg", "version_diff_max")
 
 
@@ -40,6 +41,8 @@ class RunMetrics:
         self.policy_lag: list[dict[str, float]] = [{} for _ in range(num_policies)]
         self.stats: dict[str, float] = {}
         self.avg_stats: dict[str, deque[float]] = {}
+        self.time_shares: dict[str, deque[float]] = {}  # "learner: train" -> fraction of its component's time
+        self.best_reward: float | None = None
         self._frames_history: deque[tuple[float, int]] = deque([], maxlen=max(FPS_WINDOWS_REPORTS))
         self._samples_history: list[deque[tuple[float, int]]] = [
             deque([], maxlen=_THROUGHPUT_WINDOW_REPORTS) for _ in range(num_policies)
@@ -86,6 +89,11 @@ class RunMetrics:
         for key, value in timing.items():
             self.avg_stats.setdefault(key, deque([], maxlen=_TIMING_WINDOW)).append(value)
 
+    def add_time_shares(self, shares: dict[str, float]) -> None:
+        """What fraction of its time a component spent on what, since it reported last."""
+        for key, value in shares.items():
+            self.time_shares.setdefault(key, deque([], maxlen=_TIME_SHARE_WINDOW)).append(value)
+
     # --- derived numbers ---
 
     def mean(self, key: str, policy_id: PolicyID) -> float | None:
@@ -111,6 +119,9 @@ class RunMetrics:
             history = self._samples_history[policy_id]
             history.append((now, self.samples_collected[policy_id]))
             throughput[policy_id] = _rate(history, _THROUGHPUT_WINDOW_REPORTS)
+        rewards = [mean for p in range(self.num_policies) if (mean := self.mean("reward", p)) is not None]
+        if rewards:
+            self.best_reward = max([*rewards, -math.inf if self.best_reward is None else self.best_reward])
         return Rates(fps, throughput)
 
 

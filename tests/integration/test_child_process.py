@@ -1,0 +1,114 @@
+"""The promises of ChildProcess, with real processes and real signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import psutil
+import pytest
+from signal_slot.signal_slot import EventLoopObject
+
+from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
+
+pytestmark = pytest.mark.multiproc
+
+
+class Component(EventLoopObject):
+    """Lives in the child; what it does first depends on ``mode``."""
+
+    def __init__(self, loop, mode):
+        super().__init__(loop, "component")
+        self.mode = mode
+        self.is_running = get_mp_ctx(serial=False).Event()
+
+    def begin(self):
+        self.is_running.set()
+        if self.mode == "raise":
+            raise ValueError("boom in the child")
+        if self.mode == "stop":
+            self.event_loop.stop()
+        if self.mode == "exit":
+            os._exit(7)
+
+
+def no_setup():
+    return None
+
+
+def raising_setup():
+    raise RuntimeError("boom during set-up")
+
+
+def require_variable():
+    assert os.environ["SF_TEST_VARIABLE"] == "set after the fork server was started"
+
+
+def start_child(mode="run", init_func=no_setup):
+    process = ChildProcess("child", get_mp_ctx(serial=False), init_func)
+    component = Component(process.event_loop, mode)
+    process.event_loop.start.connect(component.begin)
+    process.component = component
+    process.start()
+    return process
+
+
+def test_child_ends_cleanly_when_its_loop_is_stopped():
+    process = start_child("stop")
+    process.join(30)
+    assert (process.exitcode, process.error()) == (0, None)
+
+
+@pytest.mark.parametrize(("mode", "init_func", "text"), [("raise", no_setup, "boom in the child"), ("run", raising_setup, "boom during set-up")])
+def test_exception_reaches_the_parent_with_its_traceback(mode, init_func, text):
+    process = start_child(mode, init_func)
+    process.join(30)
+    error = process.error()
+    assert process.exitcode == 1
+    assert error.startswith("child (pid ")
+    assert "Traceback" in error and text in error
+
+
+def test_silent_death_has_no_traceback_but_an_exit_code():
+    process = start_child("exit")
+    process.join(30)
+    assert (process.exitcode, process.error()) == (7, None)
+
+
+def test_child_sees_variables_set_after_the_fork_server_started(monkeypatch):
+    start_child("stop").join(30)  # the fork server runs from now on
+    monkeypatch.setenv("SF_TEST_VARIABLE", "set after the fork server was started")
+    process = start_child("stop", require_variable)
+    process.join(30)
+    assert process.exitcode == 0, process.error()
+
+
+def test_sigint_is_left_to_the_main_process_and_sigterm_ends_a_child_nobody_stops():
+    process = start_child("run")
+    assert process.component.is_running.wait(30)
+    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(30)
+    assert process.exitcode == 128 + signal.SIGTERM
+
+
+def test_q39_children_die_with_a_killed_main_process():
+    script = textwrap.dedent(
+        """
+        import sys, time
+        from tests.integration.test_child_process import start_child
+        if __name__ == "__main__":
+            print(start_child("run").pid, flush=True)
+            time.sleep(600)
+        """
+    )
+    main = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    child = psutil.Process(int(main.stdout.readline()))
+    main.kill()
+    main.wait()
+    gone, alive = psutil.wait_procs([child], timeout=5)
+    assert not alive
