@@ -91,8 +91,8 @@ log = _make_logger()
 
 
 def has_file_handler() -> bool:
-    """True when log lines of this process also go to a file."""
-    return any(isinstance(handler, logging.FileHandler) for handler in log.handlers)
+    """True when log lines of this process also go to the file of an experiment."""
+    return any(isinstance(handler, ExperimentFileHandler) for handler in log.handlers)
 
 
 def init_file_logger(cfg: Config) -> None:
