@@ -5,21 +5,22 @@ from __future__ import annotations
 import sys
 
 from sample_factory.enjoy import enjoy
-from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
+from sample_factory.envs.env_resolution import UnknownEnvError
 from sample_factory.utils.typing import StatusCode
-from sf_examples.train_gym_env import EXIT_CODE_USAGE_ERROR, parse_custom_args, register_custom_components
+from sf_examples.train_gym_env import parse_custom_args, register_custom_components
+
+EXIT_CODE_USAGE_ERROR = 2
 
 
 def main() -> StatusCode:
     register_custom_components()
     cfg = parse_custom_args(evaluation=True)
     try:
-        resolve_env(cfg)
+        status, _ = enjoy(cfg)
+        return status
     except UnknownEnvError as exc:
         print(exc, file=sys.stderr)
         return EXIT_CODE_USAGE_ERROR
-    status, _ = enjoy(cfg)
-    return status
 
 
 if __name__ == "__main__":

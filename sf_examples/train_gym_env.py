@@ -10,13 +10,10 @@ import sys
 from typing import Any
 
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
-from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.envs.env_utils import register_env
 from sample_factory.envs.gymnasium_compat import make_gym_env
 from sample_factory.train import run_rl
 from sample_factory.utils.typing import Config, Env, StatusCode
-
-EXIT_CODE_USAGE_ERROR = 2
 
 
 def make_gym_env_func(
@@ -26,7 +23,7 @@ def make_gym_env_func(
 
 
 def register_custom_components() -> None:
-    """Only an example of registration: ``resolve_env`` finds every other Gymnasium id by itself."""
+    """Only an example of registration: every other Gymnasium id is found without it."""
     register_env("CartPole-v1", make_gym_env_func)
 
 
@@ -38,11 +35,6 @@ def parse_custom_args(argv: list[str] | None = None, evaluation: bool = False) -
 def main() -> StatusCode:
     register_custom_components()
     cfg = parse_custom_args()
-    try:
-        resolve_env(cfg)
-    except UnknownEnvError as exc:
-        print(exc, file=sys.stderr)
-        return EXIT_CODE_USAGE_ERROR
     return run_rl(cfg)
 
 

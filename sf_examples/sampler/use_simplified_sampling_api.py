@@ -11,6 +11,7 @@ import time
 from sample_factory.algo.sampling.sync_sampling_api import SyncSamplingAPI
 from sample_factory.algo.utils.env_info import EnvInfo, obtain_env_info_in_a_separate_process
 from sample_factory.algo.utils.rl_utils import samples_per_trajectory
+from sample_factory.envs.env_resolution import resolve_env
 from sample_factory.utils.typing import Config, StatusCode
 from sf_examples.train_gym_env import parse_custom_args, register_custom_components
 
@@ -40,6 +41,7 @@ def generate_trajectories(cfg: Config, env_info: EnvInfo, sample_env_steps: int 
 def main() -> StatusCode:
     register_custom_components()
     cfg = parse_custom_args()
+    resolve_env(cfg)
     env_info = obtain_env_info_in_a_separate_process(cfg)
     return generate_trajectories(cfg, env_info)
 
