@@ -306,9 +306,9 @@ class Learner(LearnerPersistence):
         policy_version = self.train_step
         with self.timing.add_time("update"), self.param_server.policy_lock:
             grad_norm, skipped = stepper.apply(loss, actual_lr)
-        if skipped is True:
-            self._skips.record(True)
-        else:
+        if isinstance(skipped, bool):
+            self._skips.record(skipped)
+        if skipped is not True:
             self._after_optimizer_step()
         minibatch_log.append(
             MinibatchRecord(loss, policy_loss, value_loss, exploration_loss, kl_loss, kl_mean, kl_max, skipped=skipped)
