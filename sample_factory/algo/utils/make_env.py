@@ -249,6 +249,7 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
         self.is_multiagent, self.num_agents = True, self.agents_per_env * len(self.envs)
         self._rows = [slice(i * self.agents_per_env, (i + 1) * self.agents_per_env) for i in range(len(self.envs))]
         self._action_is_list = is_mixed_tuple(self.action_space)
+        self._are_single_agent = all(isinstance(env.env, BatchedMultiAgentWrapper) for env in self.envs)
         self._obs: dict[str, _Slab] | None = None
         self._step_slabs: tuple[_Slab, _Slab, _Slab] | None = None
         self._training_info_interfaces = [find_training_info_interface(env) for env in self.envs]
@@ -261,7 +262,7 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
             if self._obs is None:
                 self._obs = self._allocate_obs(env._convert_obs(obs))
             for key, slab in self._obs.items():
-                slab.write(rows, obs[key])
+                slab.write_batch(rows, obs[key])
             infos.append(env_infos)
             if "seed" in kwargs:
                 kwargs["seed"] += 1
@@ -271,6 +272,7 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
     def step(self, action: Any) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]:
         assert self._obs is not None, "reset() must be called before step()"
         infos: list = []
+        write = _Slab.write_single if self._are_single_agent else _Slab.write_batch
         for env, rows in zip(self.envs, self._rows, strict=True):
             env_action = [part[rows] for part in action] if self._action_is_list else action[rows]
             obs, rewards, terminated, truncated, env_infos = env.env.step(env_action)
@@ -278,10 +280,10 @@ class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, 
                 self._step_slabs = self._allocate_step_slabs(rewards)
             reward_slab, terminated_slab, truncated_slab = self._step_slabs
             for key, slab in self._obs.items():
-                slab.write(rows, obs[key])
-            reward_slab.write(rows, rewards)
-            terminated_slab.write(rows, terminated)
-            truncated_slab.write(rows, truncated)
+                write(slab, rows, obs[key])
+            write(reward_slab, rows, rewards)
+            write(terminated_slab, rows, terminated)
+            write(truncated_slab, rows, truncated)
             infos.append(env_infos)
         assert self._step_slabs is not None
         reward_slab, terminated_slab, truncated_slab = self._step_slabs
@@ -360,7 +362,16 @@ class _Slab:
         self.tensor = torch.empty([num_rows, *shape], dtype=dtype, device=device)
         self._array = self.tensor.numpy() if device.type == "cpu" else None
 
-    def write(self, rows: slice, value: Any) -> None:
+    def write_single(self, rows: slice, values: list) -> None:
+        """A list with one element: a row or scalar write costs a fraction of a slice write."""
+        if self._array is None or isinstance(values[0], Tensor):
+            self.tensor[rows.start] = values[0]
+        else:
+            self._array[rows.start] = values[0]
+
+    def write_batch(self, rows: slice, value: Any) -> None:
+        if isinstance(value, list) and isinstance(value[0], Tensor):
+            value = torch.stack(value)
         if self._array is None or isinstance(value, Tensor):
             self.tensor[rows] = value
         else:

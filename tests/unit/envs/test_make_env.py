@@ -281,3 +281,19 @@ def test_factories_use_the_registry() -> None:
     with pytest.raises(ValueError, match="not registered"):
         make_env_func_batched(make_cfg("unheard_of"), env_config)
     reset_global_context()
+
+
+def test_sequential_with_tensor_observations() -> None:
+    class TensorObs(CountingEnv):
+        def obs(self) -> Any:
+            return torch.tensor([self.num_resets, self.num_steps], dtype=torch.float32)
+
+    class TwoTensorObs(TwoAgentEnv):
+        def obs(self) -> Any:
+            return [torch.tensor([agent, self.num_steps], dtype=torch.float32) for agent in range(2)]
+
+    for env_class, expected in ((TensorObs, [[1, 1], [1, 1]]), (TwoTensorObs, [[0, 1], [1, 1], [0, 1], [1, 1]])):
+        vec_env = SequentialVectorizeWrapper([BatchedVecEnv(env_class()) for _ in range(2)])
+        vec_env.reset()
+        obs, *_ = vec_env.step(np.zeros(vec_env.num_agents, np.int32))
+        assert obs["obs"].tolist() == expected
