@@ -167,9 +167,11 @@ def gae_advantages(
     :returns: ``[N, T]`` float, without gradient
     """
     with torch.no_grad():
-        rewards_t, values_t = rewards.t(), values.t().to(rewards.dtype)  # [T, N], [T+1, N]
-        dones_t, valids_t = dones.t(), valids.t().to(rewards.dtype)
-        valid_values = values_t * valids_t
+        zero = rewards.new_zeros(())
+        dones_t, valids_t = dones.t(), valids.t() != 0  # [T, N], [T+1, N]
+        # where, not multiplication: rewards and values of invalid steps may be NaN
+        valid_values = torch.where(valids_t, values.t(), zero)
+        valid_rewards = torch.where(valids_t[:-1], rewards.t(), zero)
         bootstrap = gamma * valid_values[1:] * (1.0 - dones_t.to(rewards.dtype))
-        deltas = rewards_t * valids_t[:-1] - valid_values[:-1] + bootstrap
+        deltas = valid_rewards - valid_values[:-1] + bootstrap
         return calculate_discounted_sum_torch(deltas, dones_t, valids_t[:-1], gamma * gae_lambda).t().contiguous()
