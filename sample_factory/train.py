@@ -10,8 +10,9 @@ from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
 from sample_factory.algo.utils.context import sf_global_context
 from sample_factory.algo.utils.misc import ExperimentStatus
-from sample_factory.cfg.arguments import cfg_dict, maybe_load_from_checkpoint
+from sample_factory.cfg.arguments import maybe_load_from_checkpoint
 from sample_factory.cfg.errors import ConfigError
+from sample_factory.cfg.persistence import complete_cfg
 from sample_factory.cfg.validation import check_cfg_before_start
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.monitoring.run_view import make_run_view
@@ -27,7 +28,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
     """
     if cfg.restart_behavior == "resume":
         cfg = maybe_load_from_checkpoint(cfg)
-    cfg = cfg_dict(cfg)
+    cfg = complete_cfg(cfg)
     check_cfg_before_start(cfg)
     resolve_env(cfg)
     if not cfg.get("env_module"):

@@ -184,21 +184,6 @@ def _sync_dataset_is_whole_rollouts(cfg: AttrDict, env_info: EnvShape) -> str | 
     )
 
 
-def _batched_slices_fit_dataset(cfg: AttrDict, env_info: EnvShape) -> str | None:
-    """Batched sampling hands over A V / S trajectories at a time; they have to add up to K B / T, or the reverse."""
-    collected = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
-    learned = cfg.num_batches_per_epoch * (cfg.batch_size // cfg.rollout)
-    if not cfg.batched_sampling or min(collected, learned) < 1:
-        return None  # too few of either is the business of other rules
-    if max(collected, learned) % min(collected, learned) == 0:
-        return None
-    return (
-        f"--batched_sampling=True collects {collected} trajectories at a time (agents * --num_envs_per_worker / "
-        f"--worker_num_splits) and learns from {learned} (--num_batches_per_epoch * --batch_size / --rollout): one of "
-        "the two must be a multiple of the other; change --batch_size or --num_envs_per_worker"
-    )
-
-
 ENV_RULES = (
     EnvRule(
         (
@@ -211,17 +196,6 @@ ENV_RULES = (
             "num_batches_per_epoch",
         ),
         _sync_dataset_is_whole_rollouts,
-    ),
-    EnvRule(
-        (
-            "batched_sampling",
-            "num_envs_per_worker",
-            "worker_num_splits",
-            "num_batches_per_epoch",
-            "batch_size",
-            "rollout",
-        ),
-        _batched_slices_fit_dataset,
     ),
 )
 

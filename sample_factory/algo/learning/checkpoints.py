@@ -161,20 +161,25 @@ def load_first(
 ) -> CheckpointDict | None:
     """Result of ``load`` for the first candidate where it succeeds. ``on_corrupt`` is told about damaged files."""
     problems: list[str] = []
+    all_corrupt = True
     for path in candidates:
         try:
             checkpoint = load(path)
         except (CheckpointError, OSError) as exc:
-            problems.append(f"{path}: {exc}")
             log.error(f"Could not load checkpoint {path}: {exc}")
-            if on_corrupt is not None and isinstance(exc, CorruptCheckpointError):
+            problems.append(f"{path}: {exc}")
+            is_corrupt = isinstance(exc, CorruptCheckpointError)
+            all_corrupt = all_corrupt and is_corrupt
+            if is_corrupt and on_corrupt is not None:
                 on_corrupt(path)
             continue
         if checkpoint is not None:
             return checkpoint
         problems.append(f"{path}: nothing was loaded")
+        all_corrupt = False
     if problems:
-        raise CheckpointError("none of the existing checkpoints can be loaded:\n  " + "\n  ".join(problems))
+        error = CorruptCheckpointError if all_corrupt else CheckpointError
+        raise error("none of the existing checkpoints can be loaded:\n  " + "\n  ".join(problems))
     return None
 
 

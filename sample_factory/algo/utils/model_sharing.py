@@ -23,6 +23,7 @@ from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
 
+_MIN_LOG_INTERVAL_SEC = 5.0
 _ALIGNMENT = 16  # bytes; every tensor of the flat buffer starts at a multiple of it
 
 
@@ -191,7 +192,7 @@ class ParameterClientAsync(ParameterClient):
         self._actor_critic: ActorCritic | None = None
         self._version = -1
         self._num_publications = 0
-        self._num_updates, self._update_sec = 0, 0.0
+        self._num_updates, self._update_sec, self._logged_at = 0, 0.0, 0.0
 
     @property
     def actor_critic(self) -> ActorCritic:
@@ -222,12 +223,13 @@ class ParameterClientAsync(ParameterClient):
         self._version = weights.copy_to(self.actor_critic)
         self._num_publications = publications
         self._num_updates += 1
-        self._update_sec += time.perf_counter() - started
-        if self._num_updates % 10 == 0:
+        now = time.perf_counter()
+        self._update_sec += now - started
+        # Every 10th update, but small models are updated dozens of times a second.
+        if self._num_updates % 10 == 0 and now - self._logged_at > _MIN_LOG_INTERVAL_SEC:
+            self._logged_at = now
             average = self._update_sec / self._num_updates
-            log.debug(
-                f"Updated weights for policy {self.policy_id}, policy_version {self._version} ({average:.4f})"
-            )
+            log.debug(f"Updated weights for policy {self.policy_id}, policy_version {self._version} ({average:.4f})")
 
 
 def make_parameter_client(

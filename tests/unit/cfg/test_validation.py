@@ -171,20 +171,9 @@ def test_sync_policies_share_environments_equally() -> None:
     assert any("--num_policies=3" in problem for problem in problems_of(None, **changes))
 
 
-@pytest.mark.parametrize(
-    ("envs", "splits", "batch_size", "agents", "ok"),
-    [(8, 2, 128, 1, True), (8, 2, 64, 1, True), (8, 2, 96, 1, False), (6, 2, 64, 1, False), (6, 2, 192, 2, True)],
-)
-def test_batched_slices_fit_the_dataset(envs: int, splits: int, batch_size: int, agents: int, ok: bool) -> None:
-    changes = dict(
-        batched_sampling=True,
-        num_envs_per_worker=envs,
-        worker_num_splits=splits,
-        batch_size=batch_size,
-        rollout=16,
-        num_batches_per_epoch=1,
-    )
-    assert (problems_of(agents, **changes) == []) is ok
+def test_batched_sampling_needs_no_relation_between_slices_and_dataset() -> None:
+    changes = dict(batched_sampling=True, num_envs_per_worker=6, worker_num_splits=2, batch_size=64, rollout=16)
+    assert problems_of(1, **changes) == []
 
 
 def test_all_problems_at_once() -> None:

@@ -1,0 +1,151 @@
+"""Every mode of operation, with real environments and real processes."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import psutil
+import pytest
+
+from sample_factory.algo.utils.misc import ExperimentStatus
+from tests.integration.harness import MODES, SERIAL, SYNC, CountIterations, checkpoints, experiment, result_of, train
+
+pytestmark = pytest.mark.multiproc
+
+
+@pytest.fixture(autouse=True)
+def no_worker_left_behind():
+    yield
+    # Workers are children of the fork server, which is a child of this process.
+    workers = [worker for child in psutil.Process().children() for worker in child.children()]
+    _, alive = psutil.wait_procs(workers, timeout=5)
+    assert not alive
+
+
+def check_run(tmp_path, status, runner, num_policies=1):
+    assert status == ExperimentStatus.SUCCESS, result_of(tmp_path)
+    assert result_of(tmp_path)["exit_code"] == 0
+    for policy_id in range(num_policies):
+        assert runner.env_steps[policy_id] > 2000
+        assert checkpoints(tmp_path, policy_id)
+        lag = runner.policy_lag[policy_id]
+        assert 0 <= lag["version_diff_min"] <= lag["version_diff_avg"] <= lag["version_diff_max"]
+    assert runner.metrics.mean("reward", 0) > 0
+    assert not runner.supervisor.running
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_mode_and_sampling(tmp_path, mode, batched):
+    observer = CountIterations()
+    status, runner = train(tmp_path, *MODES[mode], f"--batched_sampling={batched}", observer=observer)
+    check_run(tmp_path, status, runner)
+    assert observer.hooks == ["on_init", "on_connect_components", "on_start", "on_stop"]
+    assert observer.num_iterations >= 2000 // 64
+
+
+@pytest.mark.parametrize("splits", [1, 3])
+def test_number_of_splits(tmp_path, splits):
+    status, runner = train(tmp_path, f"--worker_num_splits={splits}", "--num_envs_per_worker=6")
+    check_run(tmp_path, status, runner)
+    assert len(runner.sampler.rollout_workers) == 2
+
+
+def test_synchronous_training_is_on_policy(tmp_path):
+    status, runner = train(tmp_path, *SYNC)
+    check_run(tmp_path, status, runner)
+    assert runner.policy_lag[0]["version_diff_max"] == 0
+
+
+@pytest.mark.parametrize("mode", ["async", "sync", "serial_sync"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        ("--rnn_type=gru",),
+        ("--rnn_type=lstm", "--rnn_num_layers=2"),
+        ("--rnn_type=gru", "--actor_critic_share_weights=False"),
+        ("--rnn_type=lstm", "--with_vtrace=True", "--normalize_returns=False", "--actor_critic_share_weights=False"),
+    ],
+)
+def test_recurrent_models(tmp_path, mode, model):
+    status, runner = train(tmp_path, *MODES[mode], "--use_rnn=True", *model)
+    check_run(tmp_path, status, runner)
+
+
+@pytest.mark.parametrize("mode", ["async", "serial_sync"])
+def test_several_epochs_and_shuffled_minibatches(tmp_path, mode):
+    extra = ("--num_batches_per_epoch=2", "--num_epochs=2", "--shuffle_minibatches=True", "--batch_size=32")
+    status, runner = train(tmp_path, *MODES[mode], *extra)
+    check_run(tmp_path, status, runner)
+    train_step, env_steps = map(int, checkpoints(tmp_path)[-1].stem.split("_")[1:])
+    assert train_step == env_steps // 32 * 2
+
+
+@pytest.mark.parametrize("mode", ["async", "serial_async"])
+def test_several_inference_workers(tmp_path, mode):
+    status, runner = train(tmp_path, *MODES[mode], "--policy_workers_per_policy=2")
+    check_run(tmp_path, status, runner)
+    assert len(runner.sampler.inference_workers[0]) == 2
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("mode", MODES)
+def test_two_policies(tmp_path, mode, batched):
+    extra = ("--num_policies=2", f"--batched_sampling={batched}")
+    batch = () if "sync" not in mode or "async" in mode else ("--batch_size=32",)
+    status, runner = train(tmp_path, *MODES[mode], *extra, *batch)
+    check_run(tmp_path, status, runner, num_policies=2)
+
+
+def test_continuous_actions(tmp_path):
+    status, runner = train(tmp_path, "--adaptive_stddev=False", env="Pendulum-v1")
+    assert status == ExperimentStatus.SUCCESS
+    assert runner.metrics.mean("len", 0) in (None, 200.0)
+
+
+def test_observers_handlers_and_summaries(tmp_path):
+    """Q14: user handlers are added to the built-in ones."""
+    from sample_factory.algo.runners.runner import AlgoObserver
+
+    seen = {"stats": 0, "episodic": 0, "summaries": []}
+
+    class Observer(AlgoObserver):
+        def on_init(self, runner):
+            runner.register_msg_handler("stats", lambda runner, msg: seen.update(stats=seen["stats"] + 1))
+            runner.register_episodic_stats_handler(
+                lambda runner, msg, policy_id: seen.update(episodic=seen["episodic"] + 1)
+            )
+
+        def extra_summaries(self, runner, policy_id, writer, env_steps):
+            seen["summaries"].append((policy_id, env_steps))
+            writer.add_scalar("custom/value", 1.0, env_steps)
+
+    status, runner = train(tmp_path, *SERIAL, observer=Observer())
+    check_run(tmp_path, status, runner)
+    assert seen["stats"] > 0 and seen["episodic"] > 0
+    assert seen["summaries"][-1] == (0, runner.env_steps[0])
+
+
+def test_files_of_an_experiment(tmp_path):
+    status, runner = train(tmp_path)
+    check_run(tmp_path, status, runner)
+    directory = experiment(tmp_path)
+    config = json.loads((directory / "config.json").read_text())
+    assert config["env"] == "CartPole-v1" and config["recurrence"] == 1
+    assert config["cli_args"]["rollout"] == 8
+    assert (directory / "sf_log.txt").stat().st_size > 0
+    assert list((directory / ".summary" / "0").glob("events.out.tfevents.*"))
+    train_step, env_steps = map(int, checkpoints(tmp_path)[-1].stem.split("_")[1:])
+    assert env_steps == runner.env_steps[0] and train_step == math.ceil(env_steps / 64)
+
+
+def test_resume_continues_the_counts_exactly(tmp_path):
+    status, first = train(tmp_path)
+    steps_before = first.env_steps[0]
+    status, second = train(tmp_path, "--train_for_env_steps=4000")
+    assert status == ExperimentStatus.SUCCESS
+    assert second.env_steps[0] - second.total_env_steps_since_resume[0] == steps_before
+    assert second.env_steps[0] > 4000
+    train_step, env_steps = map(int, checkpoints(tmp_path)[-1].stem.split("_")[1:])
+    assert env_steps == train_step * 64
