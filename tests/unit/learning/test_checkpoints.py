@@ -81,7 +81,13 @@ def test_best_is_exactly_one(store: CheckpointStore, tmp_path: Path) -> None:
 
 def test_q08_left_over_temporary_files_are_no_checkpoints(store: CheckpointStore, tmp_path: Path) -> None:
     store.save_latest(make_checkpoint(1))
-    for name in ("checkpoint_temp", "best_temp", ".checkpoint_000000009_900.pth.12.tmp", "checkpoint_x.pth", "best_1_2.pth"):
+    for name in (
+        "checkpoint_temp",
+        "best_temp",
+        ".checkpoint_000000009_900.pth.12.tmp",
+        "checkpoint_x.pth",
+        "best_1_2.pth",
+    ):
         (tmp_path / name).write_bytes(b"half")
     assert [os.path.basename(p) for p in ckpt.list_checkpoints(str(tmp_path))] == ["checkpoint_000000001_100.pth"]
     loaded = newest(store)

@@ -102,9 +102,7 @@ def as_minibatch(learner: Learner, batch: TensorDict) -> tuple[AttrDict, int]:
 
 # --- action masks ---
 
-MASKED_SPACE = spaces.Dict(
-    obs=spaces.Box(-10.0, 10.0, (4,), np.float32), action_mask=spaces.Box(0, 1, (3,), np.int8)
-)
+MASKED_SPACE = spaces.Dict(obs=spaces.Box(-10.0, 10.0, (4,), np.float32), action_mask=spaces.Box(0, 1, (3,), np.int8))
 
 
 def act_on(learner: Learner, batch: TensorDict, mask: torch.Tensor) -> None:

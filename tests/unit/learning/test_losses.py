@@ -142,9 +142,7 @@ def test_q28_symmetric_kl_works_for_continuous_actions(space: Any) -> None:
     logits = torch.zeros(B, num_params)
     logits[:, -2:] = -3.0  # log standard deviations
     logits.requires_grad_()
-    loss = losses.exploration_loss(
-        get_action_distribution(space, logits), "symmetric_kl", 1e-3, SampleMask(None, B)
-    )
+    loss = losses.exploration_loss(get_action_distribution(space, logits), "symmetric_kl", 1e-3, SampleMask(None, B))
     assert isinstance(loss, torch.Tensor) and torch.isfinite(loss)
     loss.backward()
     assert logits.grad is not None and torch.isfinite(logits.grad).all()

@@ -1,0 +1,480 @@
+"""Saving, resuming, loading other files and policies: through real learners and real files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import pickle
+import resource
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sample_factory.algo.learning.checkpoints import CheckpointError
+from sample_factory.algo.learning.learner import Learner, model_initialization_data
+from sample_factory.algo.learning.persistence import MAX_FAILED_SAVES
+from sample_factory.utils.attr_dict import AttrDict
+
+from .learner_setup import make_batch, make_cfg, make_env_info, make_learner, weights
+
+FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
+
+
+def folder(tmp_path: Path, policy_id: int = 0) -> Path:
+    return tmp_path / "test" / f"checkpoint_p{policy_id}"
+
+
+def names(path: Path) -> list[str]:
+    return sorted(os.listdir(path))
+
+
+def assert_same_state(a: Any, b: Any, path: str = "") -> None:
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same_state(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same_state(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+def learner_state(learner: Learner) -> dict[str, Any]:
+    """All that is saved. The rate of the last step is left out: the next step sets it from `curr_lr`."""
+    state = copy.deepcopy(learner._get_checkpoint_dict())
+    for group in state["optimizer"]["param_groups"]:
+        group.pop("lr")
+    return state
+
+
+# --- resume ---
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "lamb"])
+@pytest.mark.parametrize("schedule", ["constant", "kl_adaptive_epoch"])
+def test_resume_is_exact(tmp_path: Path, optimizer: str, schedule: str) -> None:
+    """Same state after loading, and bit-equal weights after training on."""
+    flags = (f"--optimizer={optimizer}", f"--lr_schedule={schedule}", "--use_rnn=True", "--num_epochs=2")
+    learner = make_learner(make_cfg(tmp_path, *flags))
+    for seed in range(3):
+        learner.train(make_batch(learner, seed))
+    learner.best_performance = 12.5
+    assert learner.save()
+
+    resumed = make_learner(make_cfg(tmp_path, *flags))
+    for attribute in ("train_step", "env_steps", "best_performance", "curr_lr"):
+        assert getattr(resumed, attribute) == getattr(learner, attribute), attribute
+    assert int(resumed.policy_versions_tensor[0]) == resumed.train_step == 6
+    assert_same_state(learner_state(resumed), learner_state(learner))
+
+    batch = make_batch(learner, 9)
+    learner.train(copy.deepcopy(batch))
+    resumed.train(batch)
+    assert_same_state(resumed._get_checkpoint_dict(), learner._get_checkpoint_dict())
+
+
+def test_checkpoint_has_exactly_the_six_keys_in_plain_types(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save_best(0, "reward", np.float64(3.25))
+    learner.save()
+    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    checkpoint = torch.load(path, weights_only=True)  # no safe globals needed
+    assert list(checkpoint) == ["train_step", "env_steps", "best_performance", "model", "optimizer", "curr_lr"]
+    assert [type(checkpoint[key]) for key in ("train_step", "env_steps", "best_performance", "curr_lr")] == [
+        int,
+        int,
+        float,
+        float,
+    ]
+    assert checkpoint["best_performance"] == 3.25
+
+
+def test_saved_optimizer_loads_into_plain_adam(tmp_path: Path) -> None:
+    """What the original does with our file."""
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    checkpoint = torch.load(folder(tmp_path) / "checkpoint_000000001_32.pth", weights_only=True)
+    parameters = [p.detach().clone().requires_grad_() for p in learner.actor_critic.parameters()]
+    adam = torch.optim.Adam(parameters, lr=1.0)
+    adam.load_state_dict(checkpoint["optimizer"])
+    assert adam.param_groups[0]["betas"] == (0.9, 0.999) and adam.param_groups[0]["eps"] == 1e-6
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    adam.step()
+
+
+def test_nothing_is_saved_before_init(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path), init=False)
+    assert not learner.save() and not learner.save_best(0, "reward", 1.0) and not learner.save_milestone()
+
+
+def test_q53_the_same_state_is_not_written_twice(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    assert learner.save()
+    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    written = path.stat().st_mtime_ns, path.stat().st_ino
+    assert learner.save()
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == written
+    path.unlink()
+    assert learner.save() and path.exists(), "a deleted file is written again"
+    learner.best_performance = 7.0
+    inode = path.stat().st_ino
+    assert learner.save() and path.stat().st_ino != inode, "other content under the same name"
+
+
+def test_best_policy(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    assert learner.save_best(0, "reward", 22.6)
+    assert names(folder(tmp_path)) == ["best_000000001_32_reward_22.600.pth"]
+    assert not learner.save_best(0, "reward", 22.6005), "improvement of at most 0.001"
+    assert not learner.save_best(1, "reward", 99.0), "another policy's metric"
+    assert not learner.save_best(0, "reward", float("nan"))
+    assert learner.best_performance == 22.6
+    resumed = make_learner(make_cfg(tmp_path, "--load_checkpoint_kind=best"))
+    assert resumed.best_performance == 22.6
+
+
+def test_q10_best_metric_with_slash(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    assert learner.save_best(0, "custom/metric", 1.0)
+    assert names(folder(tmp_path)) == ["best_000000000_0_custom_metric_1.000.pth"]
+
+
+def test_milestones_are_kept(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--keep_checkpoints=1"))
+    for seed in range(3):
+        learner.train(make_batch(learner, seed))
+        assert learner.save_milestone() and learner.save()
+    assert len(names(folder(tmp_path) / "milestones")) == 3
+    assert names(folder(tmp_path)) == ["checkpoint_000000003_96.pth", "milestones"]
+
+
+# --- damage ---
+
+
+def test_q08_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    for seed in range(2):
+        learner.train(make_batch(learner, seed))
+        learner.save()
+    newest = folder(tmp_path) / "checkpoint_000000002_64.pth"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    (folder(tmp_path) / "checkpoint_temp").write_bytes(b"")
+
+    resumed = make_learner(make_cfg(tmp_path))
+    assert resumed.train_step == 1
+    resumed.train(make_batch(resumed))
+    resumed.save()
+    assert names(folder(tmp_path)) == [
+        "checkpoint_000000001_32.pth",
+        "checkpoint_000000002_64.pth",
+        "checkpoint_000000002_64.pth.corrupt",
+    ]
+
+
+def test_q08_refuses_to_start_from_zero(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    torch.save([1, 2], path)  # intact, but no checkpoint
+    with pytest.raises(CheckpointError, match="checkpoint_000000001_32"):
+        make_learner(make_cfg(tmp_path))
+    assert names(folder(tmp_path)) == [path.name], "nothing is deleted or renamed"
+
+    fresh = make_learner(make_cfg(tmp_path, "--allow_fresh_start=True"))
+    assert fresh.train_step == 0
+    fresh.save()
+    assert names(folder(tmp_path)) == ["checkpoint_000000000_0.pth", f"{path.name}.superseded"]
+    assert make_learner(make_cfg(tmp_path)).train_step == 0
+
+
+def test_full_disk_does_not_end_training(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    assert learner.save()
+    learner.train(make_batch(learner))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert not learner.save()
+        assert not learner.save_best(0, "reward", 5.0)
+        assert learner.best_performance == -1e9, "the best policy is saved once there is space again"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(folder(tmp_path)) == ["checkpoint_000000001_32.pth"]
+    assert learner.train(make_batch(learner)) is not None
+    assert learner.save() and learner.save_best(0, "reward", 5.0)
+
+
+def test_lost_folder_ends_training_after_a_while(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    shutil.rmtree(tmp_path / "test")
+    (tmp_path / "test").write_text("a file where the experiment folder was")
+    for _ in range(MAX_FAILED_SAVES - 1):
+        assert not learner.save()
+    with pytest.raises(CheckpointError, match="times in a row"):
+        learner.save()
+
+
+def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.save()
+    learner.train(make_batch(learner))
+    with torch.no_grad():
+        next(iter(learner.actor_critic.parameters()))[0, 0] = float("nan")
+    assert not learner.save() and not learner.save_milestone()
+    assert names(folder(tmp_path)) == ["checkpoint_000000000_0.pth"]
+
+
+def test_other_architecture_lists_the_differences(tmp_path: Path) -> None:
+    make_learner(make_cfg(tmp_path)).save()
+    with pytest.raises(ValueError, match=r"critic_linear\.weight: checkpoint \(1, 8\), this model \(1, 16\)"):
+        make_learner(make_cfg(tmp_path, "--encoder_mlp_layers", "16"))
+    with pytest.raises(ValueError, match=r"missing in the checkpoint: core\.core\.weight_ih_l0"):
+        make_learner(make_cfg(tmp_path, "--use_rnn=True"))
+
+
+# --- hyperparameters on resume ---
+
+
+def test_q11_explicit_flags_win_over_the_checkpoint(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--learning_rate=0.003"))
+    learner.train(make_batch(learner))
+    learner.save()
+
+    silent = make_cfg(tmp_path)
+    silent.learning_rate = 0.003  # as read from config.json
+    resumed = make_learner(silent)
+    assert resumed.curr_lr == 0.003
+
+    resumed = make_learner(
+        make_cfg(tmp_path, "--learning_rate=0.0007", "--adam_beta1=0.8", "--adam_beta2=0.99", "--adam_eps=1e-5")
+    )
+    group = resumed.optimizer.param_groups[0]
+    assert resumed.curr_lr == 0.0007 and group["lr"] == 0.0007
+    assert group["betas"] == (0.8, 0.99) and group["eps"] == 1e-5
+    assert resumed.train_step == 1 and resumed.optimizer.state, "everything else continues"
+
+
+def test_q11_repeating_the_command_line_keeps_the_adapted_learning_rate(tmp_path: Path) -> None:
+    """A requeued job passes --learning_rate again: that is no wish to change it."""
+    flags = ("--learning_rate=0.001", "--lr_schedule=kl_adaptive_epoch", "--lr_schedule_kl_threshold=1000")
+    learner = make_learner(make_cfg(tmp_path, *flags))
+    learner.train(make_batch(learner))
+    assert learner.curr_lr == pytest.approx(0.0015)
+    learner.save()
+    assert make_learner(make_cfg(tmp_path, *flags)).curr_lr == pytest.approx(0.0015)
+    changed = make_learner(make_cfg(tmp_path, *flags, "--learning_rate=0.0002"))
+    assert changed.curr_lr == 0.0002
+
+
+def test_q11_explicit_learning_rate_over_a_checkpoint_of_the_original(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["optimizer"]["param_groups"][0]["initial_lr"]
+    torch.save(checkpoint, path)
+    assert make_learner(make_cfg(tmp_path, "--learning_rate=0.0002")).curr_lr == 0.0002
+    assert make_learner(make_cfg(tmp_path)).curr_lr == 0.01
+
+
+# --- several policies ---
+
+
+def test_q13_policies_differ_and_runs_repeat(tmp_path: Path) -> None:
+    def first_weights(policy_id: int, num_policies: int) -> torch.Tensor:
+        cfg = make_cfg(tmp_path / f"{policy_id}{num_policies}", f"--num_policies={num_policies}")
+        return weights(make_learner(cfg, policy_id=policy_id))["encoder.encoders.obs.mlp_head.0.weight"]
+
+    alone, p0, p1 = first_weights(0, 1), first_weights(0, 2), first_weights(1, 2)
+    assert torch.equal(alone, p0)
+    assert not torch.equal(p0, p1)
+    assert torch.equal(p1, first_weights(1, 2))
+
+
+def test_q13_single_policy_keeps_the_numbers_of_the_seed(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    torch.manual_seed(5)
+    expected = torch.nn.Linear(4, 8).weight
+    assert torch.equal(weights(learner)["encoder.encoders.obs.mlp_head.0.weight"], expected)
+
+
+def test_q13_minibatch_order_depends_on_seed_and_policy(tmp_path: Path) -> None:
+    def order(policy_id: int, seed: int) -> list[int]:
+        cfg = make_cfg(tmp_path, f"--seed={seed}", "--num_policies=2")
+        learner = make_learner(cfg, policy_id=policy_id)
+        return learner._rng.permutation(20).tolist()
+
+    assert order(0, 5) == order(0, 5)
+    assert order(0, 5) != order(1, 5) != order(1, 6)
+
+
+def test_q18_learners_do_not_share_their_configuration(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path, "--num_policies=2")
+    learners = [make_learner(cfg, policy_id=i) for i in range(2)]
+    learners[0].set_new_cfg({"gamma": 0.5, "learning_rate": 0.002})
+    learners[0].train(make_batch(learners[0]))
+    learners[1].train(make_batch(learners[1]))
+    assert (learners[0].cfg.gamma, learners[0].curr_lr) == (0.5, 0.002)
+    assert (learners[1].cfg.gamma, learners[1].curr_lr) == (0.99, 0.01)
+    assert cfg.gamma == 0.99
+
+
+def test_new_configuration_reaches_the_optimizer(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.set_new_cfg({"learning_rate": 0.004, "adam_beta1": 0.7, "max_grad_norm": 0.01})
+    assert learner.cfg.learning_rate == 0.01, "applied with the next batch"
+    message = learner.train(make_batch(learner))
+    group = learner.optimizer.param_groups[0]
+    assert learner.curr_lr == 0.004 and group["lr"] == 0.004 and group["betas"] == (0.7, 0.999)
+    assert message is not None and message["train"]["grad_norm"] <= 0.01 + 1e-6
+
+
+def test_adaptive_learning_rate_is_not_overwritten_by_a_new_configuration(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--lr_schedule=kl_adaptive_epoch", "--lr_schedule_kl_threshold=1e-9"))
+    learner.curr_lr = 0.05
+    learner.set_new_cfg({"learning_rate": 0.004})
+    learner.train(make_batch(learner))
+    assert learner.curr_lr == pytest.approx(0.05 / 1.5)
+
+
+def test_loading_another_policy(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path, "--num_policies=2")
+    source, target = (make_learner(cfg, policy_id=i) for i in range(2))
+    for seed in range(3):
+        source.train(make_batch(source, seed))
+    source.save()
+    target.train(make_batch(target))
+    target.set_policy_to_load(0)
+    target.set_new_cfg({"learning_rate": 0.002})
+    old_experience = make_batch(target)
+    assert target.train(old_experience) is None, "experience of the replaced weights is too old"
+    assert target.train_step == 1 + 1000 + 1 == int(target.policy_versions_tensor[1])
+    assert target.env_steps == 32, "progress counters are kept"
+    for name, value in weights(source).items():
+        assert torch.equal(value, weights(target)[name]), name
+    assert target.curr_lr == 0.002, "the perturbed learning rate wins over that of the loaded optimiser"
+    assert target.train(make_batch(target)) is not None
+
+
+def test_loading_an_unreadable_policy_keeps_the_own_weights(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path, "--num_policies=2")
+    target = make_learner(cfg, policy_id=1)
+    folder(tmp_path, 0).mkdir(parents=True)
+    broken = folder(tmp_path, 0) / "checkpoint_000000001_32.pth"
+    broken.write_bytes(b"")
+    target.set_policy_to_load(0)
+    assert target.train(make_batch(target)) is not None
+    assert target.train_step == 1
+    assert broken.exists(), "another policy's folder is not touched"
+
+
+# --- checkpoints of the original ---
+
+
+def fixture_env_info(name: str) -> Any:
+    box = spaces.Box
+    if name == "gru_discrete":
+        return make_env_info(spaces.Discrete(2))
+    if name == "mlp_continuous_fixedstd":
+        return make_env_info(box(-2, 2, (1,), np.float32), spaces.Dict(obs=box(-8, 8, (3,), np.float32)))
+    if name == "dict_tuple":
+        obs_space = spaces.Dict(obs=box(0, 255, (3, 36, 36), np.uint8), measurements=box(-5, 5, (7,), np.float32))
+        actions = spaces.Tuple([spaces.Discrete(3), spaces.Discrete(2), box(-1, 1, (2,), np.float32)])
+        return make_env_info(actions, obs_space)
+    return make_env_info(spaces.Discrete(4), spaces.Dict(obs=box(0, 255, (4, 84, 84), np.uint8)))
+
+
+@pytest.mark.parametrize("name", ["gru_discrete", "mlp_continuous_fixedstd", "dict_tuple", "pix_atari"])
+def test_resume_from_a_checkpoint_of_the_original(tmp_path: Path, name: str) -> None:
+    """All counters continue, the optimiser has its moments, and training goes on."""
+    shutil.copytree(FIXTURES / name / "checkpoint_p0", tmp_path / name / "checkpoint_p0")
+    saved_cfg = json.loads((FIXTURES / name / "config.json").read_text())
+    cfg = make_cfg(tmp_path)
+    cfg.update(saved_cfg, train_dir=str(tmp_path), experiment=name, cli_args={}, batch_size=saved_cfg["rollout"] * 2)
+
+    (path,) = Learner.get_checkpoints(Learner.checkpoint_dir(cfg, 0))
+    file = Learner.load_checkpoint([path], "cpu")
+    assert file is not None
+    learner = make_learner(cfg, fixture_env_info(name))
+    assert (learner.train_step, learner.env_steps) == (file["train_step"], file["env_steps"])
+    assert learner.curr_lr == file["curr_lr"] and learner.best_performance == file["best_performance"]
+    assert_same_state(dict(learner.actor_critic.state_dict()), dict(file["model"]))
+    for i, state in file["optimizer"]["state"].items():
+        parameter = learner.optimizer.param_groups[0]["params"][i]
+        assert torch.equal(learner.optimizer.state[parameter]["exp_avg"], state["exp_avg"])
+        assert float(learner.optimizer.state[parameter]["step"]) == float(state["step"])
+
+    assert learner.train(make_batch(learner)) is not None
+    assert learner.save()
+    assert make_learner(cfg, fixture_env_info(name)).train_step == learner.train_step
+
+
+# --- static helpers and hooks ---
+
+
+def test_static_helpers(tmp_path: Path) -> None:
+    cfg = make_cfg(tmp_path)
+    path = Learner.checkpoint_dir(cfg, 3)
+    assert path == str(tmp_path / "test" / "checkpoint_p3") and os.path.isdir(path)
+    assert Learner.get_checkpoints(path) == [] == Learner.get_checkpoints(path, "best_*")
+    assert Learner.load_checkpoint([], torch.device("cpu")) is None
+
+
+def test_replaced_load_checkpoint_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other projects bring pre-trained weights this way, also when the experiment has no file yet."""
+    donor = make_learner(make_cfg(tmp_path / "donor"))
+    donor.train(make_batch(donor))
+    checkpoint = copy.deepcopy(donor._get_checkpoint_dict())
+    calls: list[list[str]] = []
+
+    def load_checkpoint(checkpoints: list[str], device: Any) -> Any:
+        calls.append(checkpoints)
+        return checkpoint
+
+    monkeypatch.setattr(Learner, "load_checkpoint", staticmethod(load_checkpoint))
+    learner = make_learner(make_cfg(tmp_path / "new"))
+    assert calls == [[]] and learner.train_step == 1
+    assert_same_state(dict(learner.actor_critic.state_dict()), dict(donor.actor_critic.state_dict()))
+
+
+def test_model_initialization_data(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path), init=False)
+    policy_id, state_dict, device, version = learner.init()
+    assert (policy_id, state_dict, device, version) == (0, None, torch.device("cpu"), 0)
+    parallel = AttrDict(serial_mode=False)
+    data = model_initialization_data(parallel, 1, learner.actor_critic, 7, learner.device)
+    assert data[0] == 1 and set(data[1]) == set(learner.actor_critic.state_dict()) and data[3] == 7
+
+
+def test_parallel_mode_publishes_every_version(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--serial_mode=False", "--num_epochs=2"))
+    learner.train(make_batch(learner))
+    assert int(learner.policy_versions_tensor[0]) == learner.train_step == 2
+    copied = make_learner(make_cfg(tmp_path / "other")).actor_critic
+    assert learner.param_server.weights is not None
+    assert learner.param_server.weights.copy_to(copied) == 2
+    assert_same_state(dict(copied.state_dict()), dict(learner.actor_critic.state_dict()))
+
+
+def test_learner_travels_to_its_process(tmp_path: Path) -> None:
+    learner = pickle.loads(pickle.dumps(make_learner(make_cfg(tmp_path, "--serial_mode=False"), init=False)))
+    learner.init()
+    assert learner.train(make_batch(learner)) is not None
