@@ -18,9 +18,12 @@ from sample_factory.utils.utils import (
 )
 
 SLEEP = "import time; time.sleep(100)"
-PARENT = (
-    f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', '{SLEEP}']); print(p.pid, flush=True); p.wait()"
-)
+PARENT = f"""
+import subprocess, sys
+child = subprocess.Popen([sys.executable, '-c', '{SLEEP}'])
+print(child.pid, flush=True)
+child.wait()
+"""
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from sample_factory.utils import wandb_utils
+from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.wandb_utils import finish_wandb, init_wandb
+
+
+def make_cfg(tmp_path: Path, **changes) -> AttrDict:
+    return AttrDict(
+        with_wandb=True,
+        experiment="my/exp",
+        env="some_env",
+        wandb_project="sample_factory",
+        wandb_user=None,
+        wandb_group=None,
+        wandb_job_type="SF",
+        wandb_tags=["a"],
+        wandb_dir=str(tmp_path / "wandb"),
+        **changes,
+    )
+
+
+class FakeRun:
+    def __init__(self) -> None:
+        self.entries: dict = {}
+        self.metrics: list = []
+        self.finished = False
+        self.config = SimpleNamespace(update=self._update)
+
+    def _update(self, entries, allow_val_change):
+        assert allow_val_change
+        self.entries.update(entries)
+
+    def define_metric(self, name, step_metric=None):
+        self.metrics.append((name, step_metric))
+
+    def finish(self):
+        self.finished = True
+
+
+class FakeWandb:
+    """A server that fails for the first calls of `init`; records the calls."""
+
+    class CommError(Exception): ...
+
+    def __init__(self, failures=()) -> None:
+        self.errors = SimpleNamespace(CommError=self.CommError)
+        self.failures = list(failures)
+        self.calls: list[dict] = []
+        self.run: FakeRun | None = None
+
+    def Settings(self, **kwargs):  # the name of the real class
+        return kwargs
+
+    def init(self, **kwargs):
+        self.calls.append(kwargs)
+        if self.failures:
+            raise self.failures.pop(0)
+        self.run = FakeRun()
+        return self.run
+
+
+@pytest.fixture
+def install(monkeypatch):
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb_utils, "retry", lambda times, exceptions: _retry_at_once(times, exceptions))
+
+    def _install(fake):
+        monkeypatch.setitem(sys.modules, "wandb", fake)
+        return fake
+
+    return _install
+
+
+def _retry_at_once(times, exceptions):
+    from sample_factory.utils.retry import retry
+
+    return retry(times, exceptions, sleep=lambda _: None)
+
+
+def test_run_is_configured(tmp_path: Path, install):
+    fake = install(FakeWandb())
+    cfg = Namespace(**make_cfg(tmp_path))
+    init_wandb(cfg)
+    call = fake.calls[0]
+    assert call["id"] == call["name"] == cfg.wandb_unique_id and cfg.wandb_unique_id.startswith("my_exp_2")
+    assert (call["group"], call["resume"], call["sync_tensorboard"], call["tags"]) == ("some_env", "allow", True, ["a"])
+    assert fake.run.entries["env"] == "some_env"
+    assert ("train/env_steps", None) in fake.run.metrics
+    assert ("reward/*", "train/env_steps") in fake.run.metrics
+    finish_wandb(cfg)
+    assert fake.run.finished
+
+
+def test_identity_is_kept_on_resume(tmp_path: Path, install):
+    fake = install(FakeWandb())
+    init_wandb(make_cfg(tmp_path, wandb_unique_id="old_run"))
+    assert fake.calls[0]["id"] == "old_run"
+
+
+def test_connection_problems_are_retried(tmp_path: Path, install):
+    fake = install(FakeWandb([FakeWandb.CommError("down"), ConnectionError("down"), TimeoutError("slow")]))
+    init_wandb(make_cfg(tmp_path))
+    assert [call["mode"] for call in fake.calls] == [None] * 4
+    assert fake.run is not None
+
+
+def test_unreachable_server_means_offline(tmp_path: Path, install):
+    fake = install(FakeWandb([ValueError("no API key")]))
+    init_wandb(make_cfg(tmp_path))
+    assert [call["mode"] for call in fake.calls] == [None, "offline"]
+    assert fake.run.entries["env"] == "some_env"
+
+
+def test_tracker_problems_never_stop_the_training(tmp_path: Path, install):
+    fake = install(FakeWandb([RuntimeError("broken")] * 10))
+    cfg = make_cfg(tmp_path)
+    init_wandb(cfg)
+    finish_wandb(cfg)
+
+    fake.failures.clear()
+    init_wandb(cfg)
+    fake.run.finish = lambda: 1 / 0
+    finish_wandb(cfg)
+
+    install(None)  # importing wandb raises ImportError now
+    init_wandb(cfg)
+    finish_wandb(cfg)
+
+
+def test_nothing_happens_without_the_flag(tmp_path: Path, install):
+    fake = install(FakeWandb())
+    cfg = AttrDict(with_wandb=False)
+    init_wandb(cfg)
+    finish_wandb(cfg)
+    assert fake.calls == [] and cfg == {"with_wandb": False}
+
+
+@pytest.mark.slow
+def test_summaries_reach_the_real_client_offline(tmp_path: Path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    tensorboard = pytest.importorskip("torch.utils.tensorboard")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    cfg = make_cfg(tmp_path)
+    init_wandb(cfg)
+    writer = tensorboard.SummaryWriter(str(tmp_path / "summary"))
+    for step in range(3):
+        writer.add_scalar("reward/my_unique_tag", float(step), step)
+    writer.close()
+    finish_wandb(cfg)
+    wandb.teardown()  # waits for the process that writes the file; happens by itself at the end of a program
+    (run_file,) = (tmp_path / "wandb").glob(f"wandb/offline-run-*/run-{cfg.wandb_unique_id}.wandb")
+    assert b"my_unique_tag" in run_file.read_bytes()
