@@ -247,6 +247,7 @@ class Learner(LearnerPersistence):
                 var.update(epoch=epoch, batch_num=batch_num, is_last=False, num_sgd_steps=len(minibatch_log))
                 if scheduler.invoke_after_each_minibatch():
                     self._update_lr(minibatch_log)
+                var.lr = self.curr_lr
                 if (epoch, batch_num) == record_at != last_position:
                     stats = self._record_summaries(var)
             if scheduler.invoke_after_each_epoch():
@@ -372,7 +373,7 @@ class Learner(LearnerPersistence):
     def _record_summaries(self, train_loop_vars: AttrDict) -> AttrDict:
         """Statistics ``{name: number}`` of one SGD step; ``train_loop_vars`` is what :meth:`_sgd_step` returned."""
         var = train_loop_vars
-        stats: dict[str, Any] = {"env_steps": self.env_steps, "lr": self.curr_lr, "actual_lr": var.actual_lr}
+        stats: dict[str, Any] = {"env_steps": self.env_steps, "lr": var.lr, "actual_lr": var.actual_lr}
         stats.update(collect_stats(var, self.policy_id, self.actor_critic))
         stats["num_skipped_sgd_steps"] = self._skips.total
         return read_stats(stats)

@@ -102,7 +102,7 @@ def minibatch_losses(
             "clip_ratio_low": clip_low,
             "clip_ratio_high": clip_high,
             "values": values.detach(),
-            "adv": advantages,
+            "adv": raw_advantages,
             "adv_std": adv_std,
             "adv_mean": adv_mean,
         },

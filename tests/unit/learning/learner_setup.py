@@ -113,5 +113,17 @@ def make_batch(learner: Learner, seed: int = 0, num_rows: int | None = None) -> 
     return batch
 
 
+def invalidate(batch: TensorDict) -> None:
+    """Steps of other policies, and one whole row collected with a policy that is too old."""
+    batch["policy_id"][0, 3:5] = 1
+    batch["policy_id"][1, :2] = -1
+    batch["policy_id"][2, -1] = 1
+    batch["policy_version"][3] = -2000.0
+
+
 def weights(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in learner.actor_critic.named_parameters()}
+
+
+def checkpoint_folder(train_dir: Path, policy_id: int = 0) -> Path:
+    return train_dir / "test" / f"checkpoint_p{policy_id}"

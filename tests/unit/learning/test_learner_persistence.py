@@ -21,13 +21,9 @@ from sample_factory.algo.learning.learner import Learner, model_initialization_d
 from sample_factory.algo.learning.persistence import MAX_FAILED_SAVES
 from sample_factory.utils.attr_dict import AttrDict
 
-from .learner_setup import make_batch, make_cfg, make_env_info, make_learner, weights
+from .learner_setup import checkpoint_folder, make_batch, make_cfg, make_env_info, make_learner
 
 FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
-
-
-def folder(tmp_path: Path, policy_id: int = 0) -> Path:
-    return tmp_path / "test" / f"checkpoint_p{policy_id}"
 
 
 def names(path: Path) -> list[str]:
@@ -88,7 +84,7 @@ def test_checkpoint_has_exactly_the_six_keys_in_plain_types(tmp_path: Path) -> N
     learner.train(make_batch(learner))
     learner.save_best(0, "reward", np.float64(3.25))
     learner.save()
-    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
     checkpoint = torch.load(path, weights_only=True)  # no safe globals needed
     assert list(checkpoint) == ["train_step", "env_steps", "best_performance", "model", "optimizer", "curr_lr"]
     assert [type(checkpoint[key]) for key in ("train_step", "env_steps", "best_performance", "curr_lr")] == [
@@ -105,7 +101,7 @@ def test_saved_optimizer_loads_into_plain_adam(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     learner.save()
-    checkpoint = torch.load(folder(tmp_path) / "checkpoint_000000001_32.pth", weights_only=True)
+    checkpoint = torch.load(checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth", weights_only=True)
     parameters = [p.detach().clone().requires_grad_() for p in learner.actor_critic.parameters()]
     adam = torch.optim.Adam(parameters, lr=1.0)
     adam.load_state_dict(checkpoint["optimizer"])
@@ -124,7 +120,7 @@ def test_q53_the_same_state_is_not_written_twice(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     assert learner.save()
-    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
     written = path.stat().st_mtime_ns, path.stat().st_ino
     assert learner.save()
     assert (path.stat().st_mtime_ns, path.stat().st_ino) == written
@@ -139,7 +135,7 @@ def test_best_policy(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     assert learner.save_best(0, "reward", 22.6)
-    assert names(folder(tmp_path)) == ["best_000000001_32_reward_22.600.pth"]
+    assert names(checkpoint_folder(tmp_path)) == ["best_000000001_32_reward_22.600.pth"]
     assert not learner.save_best(0, "reward", 22.6005), "improvement of at most 0.001"
     assert not learner.save_best(1, "reward", 99.0), "another policy's metric"
     assert not learner.save_best(0, "reward", float("nan"))
@@ -151,7 +147,7 @@ def test_best_policy(tmp_path: Path) -> None:
 def test_q10_best_metric_with_slash(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     assert learner.save_best(0, "custom/metric", 1.0)
-    assert names(folder(tmp_path)) == ["best_000000000_0_custom_metric_1.000.pth"]
+    assert names(checkpoint_folder(tmp_path)) == ["best_000000000_0_custom_metric_1.000.pth"]
 
 
 def test_milestones_are_kept(tmp_path: Path) -> None:
@@ -159,8 +155,8 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     for seed in range(3):
         learner.train(make_batch(learner, seed))
         assert learner.save_milestone() and learner.save()
-    assert len(names(folder(tmp_path) / "milestones")) == 3
-    assert names(folder(tmp_path)) == ["checkpoint_000000003_96.pth", "milestones"]
+    assert len(names(checkpoint_folder(tmp_path) / "milestones")) == 3
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000003_96.pth", "milestones"]
 
 
 # --- damage ---
@@ -171,15 +167,15 @@ def test_q08_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
     for seed in range(2):
         learner.train(make_batch(learner, seed))
         learner.save()
-    newest = folder(tmp_path) / "checkpoint_000000002_64.pth"
+    newest = checkpoint_folder(tmp_path) / "checkpoint_000000002_64.pth"
     newest.write_bytes(newest.read_bytes()[:-1])
-    (folder(tmp_path) / "checkpoint_temp").write_bytes(b"")
+    (checkpoint_folder(tmp_path) / "checkpoint_temp").write_bytes(b"")
 
     resumed = make_learner(make_cfg(tmp_path))
     assert resumed.train_step == 1
     resumed.train(make_batch(resumed))
     resumed.save()
-    assert names(folder(tmp_path)) == [
+    assert names(checkpoint_folder(tmp_path)) == [
         "checkpoint_000000001_32.pth",
         "checkpoint_000000002_64.pth",
         "checkpoint_000000002_64.pth.corrupt",
@@ -190,16 +186,16 @@ def test_q08_refuses_to_start_from_zero(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     learner.save()
-    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
+    path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
     torch.save([1, 2], path)  # intact, but no checkpoint
     with pytest.raises(CheckpointError, match="checkpoint_000000001_32"):
         make_learner(make_cfg(tmp_path))
-    assert names(folder(tmp_path)) == [path.name], "nothing is deleted or renamed"
+    assert names(checkpoint_folder(tmp_path)) == [path.name], "nothing is deleted or renamed"
 
     fresh = make_learner(make_cfg(tmp_path, "--allow_fresh_start=True"))
     assert fresh.train_step == 0
     fresh.save()
-    assert names(folder(tmp_path)) == ["checkpoint_000000000_0.pth", f"{path.name}.superseded"]
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000000_0.pth", f"{path.name}.superseded"]
     assert make_learner(make_cfg(tmp_path)).train_step == 0
 
 
@@ -216,7 +212,7 @@ def test_full_disk_does_not_end_training(tmp_path: Path) -> None:
         assert learner.best_performance == -1e9, "the best policy is saved once there is space again"
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert names(folder(tmp_path)) == ["checkpoint_000000001_32.pth"]
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000001_32.pth"]
     assert learner.train(make_batch(learner)) is not None
     assert learner.save() and learner.save_best(0, "reward", 5.0)
 
@@ -238,7 +234,7 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
     with torch.no_grad():
         next(iter(learner.actor_critic.parameters()))[0, 0] = float("nan")
     assert not learner.save() and not learner.save_milestone()
-    assert names(folder(tmp_path)) == ["checkpoint_000000000_0.pth"]
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000000_0.pth"]
 
 
 def test_other_architecture_lists_the_differences(tmp_path: Path) -> None:
@@ -247,143 +243,6 @@ def test_other_architecture_lists_the_differences(tmp_path: Path) -> None:
         make_learner(make_cfg(tmp_path, "--encoder_mlp_layers", "16"))
     with pytest.raises(ValueError, match=r"missing in the checkpoint: core\.core\.weight_ih_l0"):
         make_learner(make_cfg(tmp_path, "--use_rnn=True"))
-
-
-# --- hyperparameters on resume ---
-
-
-def test_q11_explicit_flags_win_over_the_checkpoint(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path, "--learning_rate=0.003"))
-    learner.train(make_batch(learner))
-    learner.save()
-
-    silent = make_cfg(tmp_path)
-    silent.learning_rate = 0.003  # as read from config.json
-    resumed = make_learner(silent)
-    assert resumed.curr_lr == 0.003
-
-    resumed = make_learner(
-        make_cfg(tmp_path, "--learning_rate=0.0007", "--adam_beta1=0.8", "--adam_beta2=0.99", "--adam_eps=1e-5")
-    )
-    group = resumed.optimizer.param_groups[0]
-    assert resumed.curr_lr == 0.0007 and group["lr"] == 0.0007
-    assert group["betas"] == (0.8, 0.99) and group["eps"] == 1e-5
-    assert resumed.train_step == 1 and resumed.optimizer.state, "everything else continues"
-
-
-def test_q11_repeating_the_command_line_keeps_the_adapted_learning_rate(tmp_path: Path) -> None:
-    """A requeued job passes --learning_rate again: that is no wish to change it."""
-    flags = ("--learning_rate=0.001", "--lr_schedule=kl_adaptive_epoch", "--lr_schedule_kl_threshold=1000")
-    learner = make_learner(make_cfg(tmp_path, *flags))
-    learner.train(make_batch(learner))
-    assert learner.curr_lr == pytest.approx(0.0015)
-    learner.save()
-    assert make_learner(make_cfg(tmp_path, *flags)).curr_lr == pytest.approx(0.0015)
-    changed = make_learner(make_cfg(tmp_path, *flags, "--learning_rate=0.0002"))
-    assert changed.curr_lr == 0.0002
-
-
-def test_q11_explicit_learning_rate_over_a_checkpoint_of_the_original(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
-    learner.train(make_batch(learner))
-    learner.save()
-    path = folder(tmp_path) / "checkpoint_000000001_32.pth"
-    checkpoint = torch.load(path, weights_only=True)
-    del checkpoint["optimizer"]["param_groups"][0]["initial_lr"]
-    torch.save(checkpoint, path)
-    assert make_learner(make_cfg(tmp_path, "--learning_rate=0.0002")).curr_lr == 0.0002
-    assert make_learner(make_cfg(tmp_path)).curr_lr == 0.01
-
-
-# --- several policies ---
-
-
-def test_q13_policies_differ_and_runs_repeat(tmp_path: Path) -> None:
-    def first_weights(policy_id: int, num_policies: int) -> torch.Tensor:
-        cfg = make_cfg(tmp_path / f"{policy_id}{num_policies}", f"--num_policies={num_policies}")
-        return weights(make_learner(cfg, policy_id=policy_id))["encoder.encoders.obs.mlp_head.0.weight"]
-
-    alone, p0, p1 = first_weights(0, 1), first_weights(0, 2), first_weights(1, 2)
-    assert torch.equal(alone, p0)
-    assert not torch.equal(p0, p1)
-    assert torch.equal(p1, first_weights(1, 2))
-
-
-def test_q13_single_policy_keeps_the_numbers_of_the_seed(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
-    torch.manual_seed(5)
-    expected = torch.nn.Linear(4, 8).weight
-    assert torch.equal(weights(learner)["encoder.encoders.obs.mlp_head.0.weight"], expected)
-
-
-def test_q13_minibatch_order_depends_on_seed_and_policy(tmp_path: Path) -> None:
-    def order(policy_id: int, seed: int) -> list[int]:
-        cfg = make_cfg(tmp_path, f"--seed={seed}", "--num_policies=2")
-        learner = make_learner(cfg, policy_id=policy_id)
-        return learner._rng.permutation(20).tolist()
-
-    assert order(0, 5) == order(0, 5)
-    assert order(0, 5) != order(1, 5) != order(1, 6)
-
-
-def test_q18_learners_do_not_share_their_configuration(tmp_path: Path) -> None:
-    cfg = make_cfg(tmp_path, "--num_policies=2")
-    learners = [make_learner(cfg, policy_id=i) for i in range(2)]
-    learners[0].set_new_cfg({"gamma": 0.5, "learning_rate": 0.002})
-    learners[0].train(make_batch(learners[0]))
-    learners[1].train(make_batch(learners[1]))
-    assert (learners[0].cfg.gamma, learners[0].curr_lr) == (0.5, 0.002)
-    assert (learners[1].cfg.gamma, learners[1].curr_lr) == (0.99, 0.01)
-    assert cfg.gamma == 0.99
-
-
-def test_new_configuration_reaches_the_optimizer(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
-    learner.set_new_cfg({"learning_rate": 0.004, "adam_beta1": 0.7, "max_grad_norm": 0.01})
-    assert learner.cfg.learning_rate == 0.01, "applied with the next batch"
-    message = learner.train(make_batch(learner))
-    group = learner.optimizer.param_groups[0]
-    assert learner.curr_lr == 0.004 and group["lr"] == 0.004 and group["betas"] == (0.7, 0.999)
-    assert message is not None and message["train"]["grad_norm"] <= 0.01 + 1e-6
-
-
-def test_adaptive_learning_rate_is_not_overwritten_by_a_new_configuration(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path, "--lr_schedule=kl_adaptive_epoch", "--lr_schedule_kl_threshold=1e-9"))
-    learner.curr_lr = 0.05
-    learner.set_new_cfg({"learning_rate": 0.004})
-    learner.train(make_batch(learner))
-    assert learner.curr_lr == pytest.approx(0.05 / 1.5)
-
-
-def test_loading_another_policy(tmp_path: Path) -> None:
-    cfg = make_cfg(tmp_path, "--num_policies=2")
-    source, target = (make_learner(cfg, policy_id=i) for i in range(2))
-    for seed in range(3):
-        source.train(make_batch(source, seed))
-    source.save()
-    target.train(make_batch(target))
-    target.set_policy_to_load(0)
-    target.set_new_cfg({"learning_rate": 0.002})
-    old_experience = make_batch(target)
-    assert target.train(old_experience) is None, "experience of the replaced weights is too old"
-    assert target.train_step == 1 + 1000 + 1 == int(target.policy_versions_tensor[1])
-    assert target.env_steps == 32, "progress counters are kept"
-    for name, value in weights(source).items():
-        assert torch.equal(value, weights(target)[name]), name
-    assert target.curr_lr == 0.002, "the perturbed learning rate wins over that of the loaded optimiser"
-    assert target.train(make_batch(target)) is not None
-
-
-def test_loading_an_unreadable_policy_keeps_the_own_weights(tmp_path: Path) -> None:
-    cfg = make_cfg(tmp_path, "--num_policies=2")
-    target = make_learner(cfg, policy_id=1)
-    folder(tmp_path, 0).mkdir(parents=True)
-    broken = folder(tmp_path, 0) / "checkpoint_000000001_32.pth"
-    broken.write_bytes(b"")
-    target.set_policy_to_load(0)
-    assert target.train(make_batch(target)) is not None
-    assert target.train_step == 1
-    assert broken.exists(), "another policy's folder is not touched"
 
 
 # --- checkpoints of the original ---

@@ -1,4 +1,4 @@
-"""Whole learner steps: against the float64 reference, with masks, invalid samples, damage and schedules."""
+"""Whole learner steps: against the float64 reference, with action masks and invalid samples."""
 
 from __future__ import annotations
 
@@ -11,23 +11,14 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from sample_factory.algo.learning.gradient_step import MAX_CONSECUTIVE_SKIPS, DivergedError
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.policy_update import forward_minibatch
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 
-from .learner_setup import make_batch, make_cfg, make_env_info, make_learner, weights
+from .learner_setup import invalidate, make_batch, make_cfg, make_env_info, make_learner, weights
 from .reference_step import OBS, RET, ReferenceStep
-
-
-def invalidate(batch: TensorDict) -> None:
-    """Steps of other policies, and one whole row collected with a policy that is too old."""
-    batch["policy_id"][0, 3:5] = 1
-    batch["policy_id"][1, :2] = -1
-    batch["policy_id"][2, -1] = 1
-    batch["policy_version"][3] = -2000.0
 
 
 @pytest.mark.parametrize("use_rnn", [False, True], ids=["mlp", "gru"])
@@ -229,7 +220,7 @@ def test_rows_with_non_finite_rewards_are_left_out(tmp_path: Path) -> None:
     batch = make_batch(learner)
     batch["rewards"][1, 3] = float("nan")
     batch["rewards"][2, 0] = float("inf")
-    buff, size, num_invalids = learner._prepare_batch(batch)
+    _, _, num_invalids = learner._prepare_batch(batch)
     assert num_invalids == 16
     assert learner.train(batch) is not None
     assert all(torch.isfinite(x).all() for x in learner.actor_critic.state_dict().values())
@@ -289,191 +280,3 @@ def test_single_trajectory_of_two_steps(tmp_path: Path) -> None:
     message = learner.train(batch)
     assert message is not None and np.isfinite(message["train"]["loss"])
     assert all(torch.isfinite(p).all() for p in weights(learner).values())
-
-
-# --- updates that must not happen ---
-
-
-class Exploding(Learner):
-    """Loss of NaN in the updates whose number is in ``bad``."""
-
-    bad: set[int] = set()
-    calls = 0
-
-    def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Any:
-        result = super()._calculate_losses(mb, num_invalids)
-        Exploding.calls += 1
-        if Exploding.calls - 1 not in Exploding.bad:
-            return result
-        distribution, policy_loss, *others = result
-        return distribution, policy_loss * float("nan"), *others
-
-
-@pytest.fixture
-def exploding(tmp_path: Path) -> Learner:
-    Exploding.calls = 0
-    return make_learner(make_cfg(tmp_path, "--num_epochs=2"), cls=Exploding)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "lamb"])
-def test_non_finite_gradient_skips_the_step(tmp_path: Path, optimizer: str) -> None:
-    Exploding.calls, Exploding.bad = 0, {1}
-    learner = make_learner(make_cfg(tmp_path / "a", "--num_epochs=2", f"--optimizer={optimizer}"), cls=Exploding)
-    message = learner.train(make_batch(learner))
-    assert message is not None and message["train"]["num_skipped_sgd_steps"] == 1
-    assert learner.train_step == 1
-    Exploding.calls, Exploding.bad = 0, set()
-    clean = make_learner(make_cfg(tmp_path / "b", "--num_epochs=1", f"--optimizer={optimizer}"), cls=Exploding)
-    clean.train(make_batch(clean))
-    for name, value in weights(clean).items():
-        assert torch.equal(value, weights(learner)[name]), name
-    assert learner.save()
-
-
-def test_many_non_finite_gradients_in_a_row_end_the_run(exploding: Learner) -> None:
-    Exploding.bad = set(range(1000))
-    before = weights(exploding)
-    with pytest.raises(DivergedError, match="--learning_rate"):
-        for _ in range(MAX_CONSECUTIVE_SKIPS):
-            exploding.train(make_batch(exploding))
-    assert Exploding.calls == MAX_CONSECUTIVE_SKIPS
-    for name, value in weights(exploding).items():
-        assert torch.equal(value, before[name]), name
-    assert exploding.save(), "the emergency checkpoint holds the finite weights"
-
-
-def test_single_bad_steps_are_forgiven(exploding: Learner) -> None:
-    Exploding.bad = set(range(0, 200, 2))
-    for _ in range(MAX_CONSECUTIVE_SKIPS + 5):
-        exploding.train(make_batch(exploding))
-    assert exploding.train_step == MAX_CONSECUTIVE_SKIPS + 5
-
-
-# --- epochs and schedules ---
-
-
-def test_early_stopping_when_the_actor_loss_stands_still(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path, "--num_epochs=6", "--max_grad_norm=1e-30"))
-    learner.curr_lr = 0.0
-    learner.train(make_batch(learner))
-    assert learner.train_step == 2
-
-    learner = make_learner(make_cfg(tmp_path, "--num_epochs=6"))
-    learner.train(make_batch(learner))
-    assert learner.train_step == 6
-
-
-@pytest.mark.parametrize(
-    "schedule, expected",
-    [("kl_adaptive_minibatch", 1e-3 * 1.5**6), ("kl_adaptive_epoch", 1e-3 * 1.5**3), ("constant", 1e-3)],
-)
-def test_kl_schedules_react_when_they_should(tmp_path: Path, schedule: str, expected: float) -> None:
-    flags = ("--num_epochs=3", "--num_batches_per_epoch=2", f"--lr_schedule={schedule}", "--learning_rate=0.001")
-    learner = make_learner(make_cfg(tmp_path, *flags, "--lr_schedule_kl_threshold=1000", "--lr_adaptive_max=1"))
-    learner.train(make_batch(learner))
-    assert learner.curr_lr == pytest.approx(expected)
-
-
-def test_q12_linear_decay_through_the_learner(tmp_path: Path) -> None:
-    flags = ("--lr_schedule=linear_decay", "--train_for_env_steps=512", "--env_frameskip=4", "--num_epochs=2")
-    learner = make_learner(make_cfg(tmp_path, *flags), make_env_info(frameskip=4))
-    rates = []
-    for seed in range(4):
-        learner.train(make_batch(learner, seed))
-        rates.append(learner.curr_lr)
-        if seed == 1:
-            learner.save()
-            learner = make_learner(make_cfg(tmp_path, *flags), make_env_info(frameskip=4))
-    assert rates == pytest.approx([0.0075, 0.005, 0.0025, 0.0])
-
-
-# --- reports ---
-
-
-def test_message_and_statistics(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path, "--env_frameskip=4"), make_env_info(frameskip=4))
-    message = learner.train(make_batch(learner))
-    assert message is not None
-    assert message["learner_env_steps"] == 32 * 4 == learner.env_steps
-    assert message["policy_id"] == 0
-    assert message["stats"]["memory_learner"] > 0
-    keys = (
-        "env_steps lr actual_lr obs_running_mean obs_running_std returns_running_mean returns_running_std "
-        "valids_fraction same_policy_fraction grad_norm loss value entropy policy_loss kl_loss value_loss "
-        "exploration_loss act_min act_max max_abs_logprob kl_divergence kl_divergence_max value_delta "
-        "value_delta_max fraction_clipped ratio_mean ratio_min ratio_max num_sgd_steps adam_max_second_moment "
-        "version_diff_avg version_diff_min version_diff_max"
-    )
-    assert set(keys.split()) <= set(message["train"])
-    assert all(isinstance(value, (int, float)) for value in message["train"].values())
-    second = learner.train(make_batch(learner))
-    assert second is not None and "train" not in second, "summaries are not due again within two seconds"
-
-
-@pytest.mark.parametrize("flags", [(), ("--with_vtrace=True", "--recurrence=8", "--normalize_returns=False")])
-def test_q16_advantage_statistics_are_reported(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    learner = make_learner(make_cfg(tmp_path, *flags))
-    message = learner.train(make_batch(learner))
-    assert message is not None
-    stats = message["train"]
-    assert stats["adv_min"] < 0 < stats["adv_max"] and stats["adv_std"] > 0 and "adv_mean" in stats
-
-
-def test_version_differences_look_at_own_samples(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
-    learner.train_step = 10
-    batch = make_batch(learner)
-    batch["policy_version"][0] = 4.0
-    batch["policy_id"][1], batch["policy_version"][1] = 1, 2.0
-    message = learner.train(batch)
-    assert message is not None
-    stats = message["train"]
-    assert (stats["version_diff_min"], stats["version_diff_max"]) == (0.0, 6.0)
-    assert stats["version_diff_avg"] == pytest.approx(2.0)
-    assert stats["same_policy_fraction"] == 0.75
-
-
-def test_high_loss_forces_a_summary(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path, "--value_loss_coeff=10000", "--num_batches_per_epoch=2"))
-    learner.train(make_batch(learner))
-    message = learner.train(make_batch(learner))
-    assert message is not None and message["train"]["loss"] > 30
-
-
-def test_subclass_hooks_are_called(tmp_path: Path) -> None:
-    class Mine(Learner):
-        def _record_summaries(self, train_loop_vars: AttrDict) -> AttrDict:
-            stats = super()._record_summaries(train_loop_vars)
-            stats.mine = float(train_loop_vars.mb.actions.mean())
-            return stats
-
-        def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
-            buff, size, num_invalids = super()._prepare_batch(batch)
-            buff["extra"] = torch.arange(size)
-            return buff, size, num_invalids
-
-        def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Any:
-            assert len(mb.extra) == mb.valids.numel()
-            distribution, *others = super()._calculate_losses(mb, num_invalids)
-            # as the original returned it: of the valid samples only
-            others[2] = torch.zeros(int(mb.valids.sum()))
-            return distribution, *others
-
-    learner = make_learner(make_cfg(tmp_path, "--num_batches_per_epoch=2", "--shuffle_minibatches=True"), cls=Mine)
-    batch = make_batch(learner)
-    invalidate(batch)
-    message = learner.train(batch)
-    assert message is not None and "mine" in message["train"]
-
-
-def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a constant schedule and one epoch the device is read once at the end, however many minibatches there are."""
-    from sample_factory.algo.learning import train_stats
-
-    reads: list[int] = []
-    original = train_stats.read_scalars
-    monkeypatch.setattr(train_stats, "read_scalars", lambda values: reads.append(len(values)) or original(values))
-    learner = make_learner(make_cfg(tmp_path, "--num_batches_per_epoch=4"))
-    learner.last_summary_time = 1e12
-    assert learner.train(make_batch(learner)) is not None
-    assert len(reads) == 1
