@@ -275,7 +275,9 @@ def _request_stack(process: Any, stack_file: str) -> str:
 
 def _describe_exit(exit_code: int | None) -> str:
     if exit_code is None or exit_code >= 0:
-        return f"exit code {exit_code}"
+        # Python reports an error of the main module itself, which every child imports again, on stderr only.
+        hint = ", see its output above; scripts need an `if __name__ == '__main__':` guard" if exit_code == 1 else ""
+        return f"exit code {exit_code}{hint}"
     name = signal.Signals(-exit_code).name
     hint = ", possibly out of memory" if name == "SIGKILL" else ""
     return f"killed by {name}{hint}"
