@@ -20,7 +20,7 @@ class AttrDict(dict):
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         # Without this, pickle and copy would save the entries twice (as items and as instance state).
-        return _new, (type(self),), None, None, iter(self.items())
+        return _new, (type(self),), None, None, iter(dict.items(self))
 
     if TYPE_CHECKING:
 

@@ -95,7 +95,7 @@ class TimingContext:
         is_average = self._kind == _AVERAGE
         if is_average:
             node.self_time = AvgTime(self._average)
-        if isinstance(self._timing.get(self._key), AvgTime) != is_average or self._key not in self._timing:
+        if isinstance(dict.get(self._timing, self._key), AvgTime) != is_average or self._key not in self._timing:
             self._timing[self._key] = AvgTime(self._average) if is_average else 0.0
         return node
 
@@ -153,7 +153,7 @@ class Timing(AttrDict):
 
     def flat_str(self) -> str:
         """`key: seconds` for every key, comma-separated."""
-        return ", ".join(f"{key}: {float(value):.4f}" for key, value in self.items() if not key.startswith("_"))
+        return ", ".join(f"{key}: {float(value):.4f}" for key, value in dict.items(self) if not key.startswith("_"))
 
     def tree_str(self) -> str:
         """Multi-line tree by call path: on each level the leaves share a line, inner nodes follow."""

@@ -33,11 +33,11 @@ def test_absent_attribute_raises_attribute_error():
 
 @pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
 def test_copies_are_independent_attr_dicts(clone):
-    d = AttrDict(a=1, nested=AttrDict(x=[1]))
+    d = AttrDict(a=1, nested=AttrDict(x=[1]), items=5, get=6)
     cloned = clone(d)
     cloned.a = 7
     assert type(cloned) is AttrDict and type(cloned.nested) is AttrDict
-    assert (d.a, cloned["a"], cloned.nested.x) == (1, 7, [1])
+    assert (d.a, cloned["a"], cloned.nested.x, cloned.items) == (1, 7, [1], 5)
 
 
 def test_it_is_a_plain_mapping_for_other_code():

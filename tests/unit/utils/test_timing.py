@@ -74,6 +74,14 @@ def test_q44_flat_str_has_no_private_entries(monkeypatch):
     assert timing.flat_str() == "a: 1.0000, b: 2.0000"
 
 
+def test_keys_may_be_named_like_methods(monkeypatch):
+    clock, timing = Clock(monkeypatch), Timing()
+    spend(clock, timing.add_time("items"), 1.0)
+    spend(clock, timing.timeit("get"), 2.0)
+    spend(clock, timing.time_avg("step"), 3.0)
+    assert timing.flat_str() == "items: 1.0000, get: 2.0000, step: 3.0000"
+
+
 def test_the_stack_survives_exceptions():
     timing = Timing()
     try:
