@@ -1,0 +1,1 @@
+"""Scripts import this module by name; it has no content."""
