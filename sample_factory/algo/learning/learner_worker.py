@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import torch
 from signal_slot.signal_slot import EventLoop, signal
 
 from sample_factory.algo.learning.batcher import Batcher
@@ -30,6 +31,7 @@ from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import init_file_logger, log, set_process_niceness
 
 _BATCHER_CHECK_SEC = 1.0
+_CUDA_CACHE_CLEANUP_SEC = 30.0
 
 
 def init_learner_process(sf_context: SampleFactoryContext, learner_worker: LearnerWorker) -> None:
@@ -82,6 +84,7 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.training_iteration_since_resume = 0
         self._batcher_thread: BatcherThread | None = None
         self._batcher_check_timer: PeriodicTimer | None = None
+        self._cuda_cache_timer: PeriodicTimer | None = None
         self._is_learner_ready = False
 
     @signal
@@ -111,11 +114,18 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self._batcher_check_timer.timeout.connect(self._check_batcher)
         policy_id, _, device, policy_version = self.learner.init()
         self._is_learner_ready = True
+        if device.type == "cuda" and not self.cfg.benchmark:
+            # Other processes use the same GPU: blocks the allocator keeps for later would be missing there.
+            self._cuda_cache_timer = PeriodicTimer(self.event_loop, _CUDA_CACHE_CLEANUP_SEC)
+            self._cuda_cache_timer.timeout.connect(self._empty_cuda_cache)
         # The weights themselves are in the parameter server: no tensor travels with the message.
         self.model_initialized.emit((policy_id, None, str(device), policy_version))
         self.report_msg.emit({LEARNER_ENV_STEPS: self.learner.env_steps, POLICY_ID_KEY: self.policy_id})
         self.start_heartbeat()
         self.initialized.emit()
+
+    def _empty_cuda_cache(self) -> None:
+        torch.cuda.empty_cache()
 
     def _check_batcher(self) -> None:
         thread = self._batcher_thread
@@ -173,6 +183,8 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.save()
         if self._batcher_check_timer is not None:
             self._batcher_check_timer.stop()
+        if self._cuda_cache_timer is not None:
+            self._cuda_cache_timer.stop()
         if self._batcher_thread is not None:
             self._batcher_thread.join(timeout=self.cfg.fault_timeout)
         super().on_stop(*args)

@@ -138,7 +138,7 @@ class Runner(EventLoopObject, Configurable):
             SAMPLES_COLLECTED: [samples_stats_handler],
         }
 
-        self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval)
+        self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, cfg.startup_timeout)
         self.supervisor = Supervisor(loop, self._on_process_exit)
         self.components_to_stop: set[str] = set()
         self.stopped = False
@@ -275,6 +275,7 @@ class Runner(EventLoopObject, Configurable):
         self.heartbeats = Heartbeats(
             [(type(component).__name__, component.object_id) for component in expected],
             self.cfg.heartbeat_reporting_interval,
+            self.cfg.startup_timeout,
         )
         self.components_to_stop = {component.object_id for component in expected}
         self._call_observers("on_connect_components")
@@ -407,13 +408,19 @@ class Runner(EventLoopObject, Configurable):
         self.update_training_info.emit(info)
 
     def _check_heartbeats(self) -> None:
-        problem = self.heartbeats.check()
+        self._stop_if_stalled(self.heartbeats.check())
+
+    def _stop_if_stalled(self, problem: str | None) -> None:
+        # In serial mode life signs wait in the runner's own queue while one component works: their age means nothing.
+        if self.cfg.serial_mode:
+            return
         if problem is not None and not self.stopped:
             log.error(f"Stopping the run: {problem}")
             self._stop_training(status=ExperimentStatus.FAILURE, cause=problem)
 
     def _check_deadlines(self) -> None:
         self._stop_if_done()
+        self._stop_if_stalled(self.heartbeats.check_startup())
 
     # --- the end ---
 

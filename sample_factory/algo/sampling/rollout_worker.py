@@ -7,10 +7,11 @@ synchronous mode, the next training iteration (the batchers' signal). All three 
 
 from __future__ import annotations
 
+import os
 import time
 from typing import Any
 
-import torch
+import psutil
 from signal_slot.signal_slot import signal
 from threadpoolctl import threadpool_limits
 
@@ -38,6 +39,7 @@ from sample_factory.utils.utils import (
 )
 
 _NICENESS_OFFSET = 10
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: RolloutWorker) -> None:
@@ -47,12 +49,11 @@ def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: Rollou
     log.info(f"Worker {worker.worker_idx} started, process {worker.event_loop.process.pid}")
     init_file_logger(cfg)
     seed_process(cfg, "rollout_worker", worker.worker_idx)
+    cores = cores_for_worker_process(worker.worker_idx, cfg.num_workers, num_usable_cores())
     if cfg.set_workers_cpu_affinity:
         set_process_cpu_affinity(worker.worker_idx, cfg.num_workers)
-    if cfg.force_envs_single_thread:
-        cores = cores_for_worker_process(worker.worker_idx, cfg.num_workers, torch.multiprocessing.cpu_count())
-        if cores is not None and len(cores) == 1:
-            threadpool_limits(limits=1, user_api=None)
+    if cfg.force_envs_single_thread and cores is not None and len(cores) == 1:
+        limit_numerical_libraries_to_one_thread()
     if cfg.num_workers > 1:
         set_process_niceness(min(cfg.default_niceness + _NICENESS_OFFSET, 20))
     init_torch_runtime(cfg)
@@ -60,6 +61,18 @@ def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: Rollou
         set_gpus_for_process(
             worker.worker_idx, num_gpus_per_process=1, process_type="actor", gpu_mask=cfg.actor_worker_gpus
         )
+
+
+def num_usable_cores() -> int:
+    """Cores this process may use: fewer than the machine has in containers and batch jobs."""
+    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
+
+
+def limit_numerical_libraries_to_one_thread() -> None:
+    """One thread for BLAS, OpenMP and the like: those loaded already, and those the environment will load."""
+    threadpool_limits(limits=1, user_api=None)
+    for variable in _THREAD_VARIABLES:
+        os.environ[variable] = "1"
 
 
 class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
@@ -86,6 +99,7 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         # Policies asked for the current step of each split; None while the split has no request under way.
         self._asked: list[list[PolicyID] | None] = [None] * self.num_splits
         self._is_decorrelated = cfg.benchmark
+        self._pause_until = 0.0  # monotonic time
         self.is_initialized = False
 
     @signal
@@ -147,6 +161,10 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self.channel.wait_for_answers(self.worker_idx, timeout_sec)
 
     def poll(self) -> bool:
+        if self._pause_until:
+            if time.monotonic() < self._pause_until:
+                return False
+            self._pause_until = 0.0
         worked = False
         with inference_context(self.cfg.serial_mode):
             for split_idx, runner in enumerate(self.env_runners):
@@ -178,7 +196,8 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self._send_finished_rollouts(finished)
         if episodic_stats:
             self.report_msg.emit(episodic_stats)
-        self._request_actions(split_idx, runner)
+        if not self._pause_until:
+            self._request_actions(split_idx, runner)
 
     def _send_finished_rollouts(self, finished: list[FinishedRollouts]) -> None:
         for rollouts in finished:
@@ -191,6 +210,6 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         """Shift workers against each other in time, so that batches mix different stages of the episodes."""
         delay_sec = self.worker_idx / self.cfg.num_workers * self.cfg.decorrelate_experience_max_seconds
         if delay_sec > 0:
-            log.info(f"Worker {self.worker_idx}, sleep for {delay_sec:.3f} sec to decorrelate experience collection")
-            time.sleep(delay_sec)
-            log.info(f"Worker {self.worker_idx} awakens!")
+            log.info(f"Worker {self.worker_idx} pauses for {delay_sec:.3f} sec to decorrelate experience collection")
+            # Not a sleep: life signs and stop messages go on, and so do the other workers of a shared loop.
+            self._pause_until = time.monotonic() + delay_sec
