@@ -76,5 +76,17 @@ class ModelModule(nn.Module, Configurable):
 
 def model_device(model: nn.Module) -> torch.device | None:
     """Device of the first parameter; ``None`` if there are no parameters."""
-    first = next(model.parameters(), None)
+    first = _first_parameter(model)
     return None if first is None else first.device
+
+
+def _first_parameter(module: nn.Module) -> nn.Parameter | None:
+    # What next(module.parameters()) finds, without its generators: this is asked for every observation.
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            return parameter
+    for child in module._modules.values():
+        first = None if child is None else _first_parameter(child)
+        if first is not None:
+            return first
+    return None
