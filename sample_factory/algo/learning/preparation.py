@@ -46,7 +46,8 @@ class BatchPreparation:
         all_valid = num_invalids == 0
         buff["valids"] = valids
 
-        actor_critic.train()
+        if not actor_critic.training:
+            actor_critic.train()
         last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
         buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
         self._add_returns(buff, actor_critic)
@@ -94,9 +95,10 @@ class BatchPreparation:
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
         with lock:
             buff["normalized_obs"] = prepare_and_normalize_obs(actor_critic, steps, valid_rows)
-            actor_critic.eval()
+            normalizer = getattr(actor_critic, "obs_normalizer", actor_critic)
+            normalizer.eval()
             normalized_last = prepare_and_normalize_obs(actor_critic, last)
-            actor_critic.train()
+            normalizer.train()
         return TensorDict(normalized_last)
 
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from sample_factory.algo.learning.gradient_step import MAX_CONSECUTIVE_SKIPS, DivergedError
+from sample_factory.algo.learning.gradient_step import MAX_CONSECUTIVE_SKIPS, DivergedError, GradientStep
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
@@ -202,3 +202,28 @@ def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: 
     learner.last_summary_time = 1e12
     assert learner.train(make_batch(learner)) is not None
     assert len(reads) == 1
+
+
+def test_skipping_decided_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The path of fused CUDA optimisers, which the CPU's fused Adam supports as well: same weights, same counters."""
+    results = []
+    for on_device in (False, True):
+        monkeypatch.setattr(GradientStep, "decides_on_device", on_device)
+        Exploding.calls, Exploding.bad = 0, {0, 2, 3}
+        cfg = make_cfg(tmp_path / str(on_device), "--num_epochs=3", "--num_batches_per_epoch=2")
+        learner = make_learner(cfg, cls=Exploding)
+        message = learner.train(make_batch(learner))
+        assert message is not None and message["train"]["num_skipped_sgd_steps"] == 3
+        assert learner.train_step == 3
+        results.append(learner._get_checkpoint_dict())
+    for section in ("model", "optimizer"):
+        assert str(results[0][section]) == str(results[1][section])
+
+
+def test_divergence_is_noticed_when_the_device_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(GradientStep, "decides_on_device", True)
+    Exploding.calls, Exploding.bad = 0, set(range(1000))
+    learner = make_learner(make_cfg(tmp_path), cls=Exploding)
+    with pytest.raises(DivergedError):
+        for _ in range(MAX_CONSECUTIVE_SKIPS):
+            learner.train(make_batch(learner))
