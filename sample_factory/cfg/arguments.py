@@ -34,7 +34,7 @@ from sample_factory.cfg.persistence import (
     save_config,
 )
 from sample_factory.cfg.rules import EnvShape, resolve_recurrence
-from sample_factory.cfg.validation import command_line_problems, verify_cfg
+from sample_factory.cfg.validation import collect_problems, command_line_problems, verify_cfg
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import get_git_commit_hash, log
@@ -95,7 +95,8 @@ def parse_full_cfg(parser: ArgumentParser, argv: Sequence[str] | None = None) ->
     args = postprocess_args(args, argv, parser)
     problems += command_line_problems(args.cli_args, args)
     if problems:
-        _exit_with(parser, problems)
+        # Nothing will be merged in any more, so what is wrong with combinations of flags can be said, too.
+        _exit_with(parser, list(dict.fromkeys(problems + collect_problems(args))))
     return args
 
 

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from signal_slot.signal_slot import EventLoopObject, EventLoopStatus, signal
+from signal_slot.signal_slot import EventLoopObject, EventLoopStatus, configure_logger, signal
 
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.learner_worker import LearnerWorker
@@ -102,6 +102,7 @@ class Runner(EventLoopObject, Configurable):
     def __init__(self, cfg: Config, unique_name: str | None = None):
         Configurable.__init__(self, cfg_dict(cfg))
         cfg = self.cfg
+        configure_logger(log)  # messages of the event loops look like ours
         name = unique_name or Runner.__name__
         loop = PollingEventLoop(f"{name}_EvtLoop", serial_mode=cfg.serial_mode)
         EventLoopObject.__init__(self, loop, name)

@@ -69,6 +69,7 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.channel = buffer_mgr.channel
         self.param_client = make_parameter_client(cfg.serial_mode, param_server, cfg, env_info, self.timing)
         self.device: torch.device | None = None
+        self.deterministic = bool(getattr(cfg, "eval_deterministic", False))  # known to evaluation only
         self.is_ready = False
         self._samples_since_report = 0
         self._request_counts: deque[int] = deque(maxlen=_REQUEST_COUNT_WINDOW)
@@ -108,7 +109,7 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
             with self.timing.time_avg("step_policy", 50), self.timing.add_time("handle_policy_step"):
                 for batch in make_request_batches(self.buffer_mgr, self.policy_id, requests):
                     with self.timing.add_time("forward"):
-                        outputs = act(self.param_client.actor_critic, batch, self.device)
+                        outputs = act(self.param_client.actor_critic, batch, self.device, self.deterministic)
                     with self.timing.add_time("save_outputs"):
                         batch.store(outputs, self.param_client.policy_version)
                     self._samples_since_report += batch.num_samples

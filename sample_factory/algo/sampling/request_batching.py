@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sample_factory.algo.utils.action_distributions import argmax_actions
 from sample_factory.algo.utils.policy_channel import PolicyRequest
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.shared_buffers import BufferMgr
@@ -94,12 +95,15 @@ def make_request_batches(
     ]
 
 
-def act(actor_critic: ActorCritic, batch: RequestBatch, device: torch.device) -> TensorDict:
-    """Sample actions for a batch: normalise, forward, sample."""
+def act(actor_critic: ActorCritic, batch: RequestBatch, device: torch.device, deterministic: bool) -> TensorDict:
+    """Actions for a batch: normalise, forward, then sample or take the most likely ones."""
     obs, rnn_states = batch.inputs()
     action_mask = obs.pop(ACTION_MASK_KEY, None)
     normalized_obs = prepare_and_normalize_obs(actor_critic, obs)
     rnn_states = rnn_states.to(device)
-    if action_mask is None:
-        return actor_critic(normalized_obs, rnn_states)
-    return actor_critic(normalized_obs, rnn_states, action_mask=action_mask.to(device))
+    # Models written for older versions have no action_mask parameter.
+    mask = {} if action_mask is None else {"action_mask": action_mask.to(device)}
+    outputs = actor_critic(normalized_obs, rnn_states, **mask)
+    if deterministic:
+        outputs["actions"] = argmax_actions(actor_critic.action_distribution())
+    return outputs

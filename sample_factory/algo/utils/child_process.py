@@ -25,7 +25,7 @@ from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from typing import Any
 
-from signal_slot.signal_slot import EventLoopObject, EventLoopProcess
+from signal_slot.signal_slot import EventLoopObject, EventLoopProcess, configure_logger
 
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.utils.utils import log
@@ -73,6 +73,7 @@ class ChildProcess(EventLoopProcess):
             os.environ.clear()
             os.environ.update(self._environ)
             faulthandler.enable()
+            configure_logger(log)
             die_with_parent()
             ignore_terminal_signals(self.event_loop)
             self._init_func(*self._args, **self._kwargs)

@@ -1,0 +1,89 @@
+"""Sampling without a learner: trajectories on demand and fast evaluation."""
+
+from __future__ import annotations
+
+import csv
+
+import pytest
+
+from sample_factory.algo.sampling.sync_sampling_api import SyncSamplingAPI
+from sample_factory.algo.utils.env_info import obtain_env_info_in_a_separate_process
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.algo.utils.rl_utils import samples_per_trajectory
+from sample_factory.cfg.arguments import checkpoint_override_defaults, parse_full_cfg, parse_sf_args
+from sample_factory.envs.env_resolution import resolve_env
+from sample_factory.eval import do_eval
+from tests.integration.harness import SERIAL, SYNC, TINY, experiment, parse, train
+
+pytestmark = pytest.mark.multiproc
+
+
+def sample(cfg, num_samples: int):
+    resolve_env(cfg)
+    api = SyncSamplingAPI(cfg, obtain_env_info_in_a_separate_process(cfg))
+    api.start()
+    trajectories, collected = [], 0
+    while collected < num_samples:
+        trajectory = api.get_trajectories_sync()
+        assert trajectory is not None, "the sampler ended by itself"
+        collected += samples_per_trajectory(trajectory)
+        trajectories.append(trajectory)
+    assert api.stop() == ExperimentStatus.SUCCESS
+    return trajectories
+
+
+@pytest.mark.parametrize("batched", [False, True])
+@pytest.mark.parametrize("mode", [(), SERIAL])  # serial without a learner: Q21
+def test_q21_trajectories_on_demand(tmp_path, mode, batched):
+    cfg = parse(tmp_path, *TINY, *mode, f"--batched_sampling={batched}")
+    for trajectory in sample(cfg, 500):
+        assert trajectory["rewards"].shape == (4 // 2, 8)
+        assert trajectory["obs"]["obs"].shape == (2, 9, 4)
+        assert (trajectory["rewards"] == 1).all()
+        assert set(trajectory["actions"].unique().tolist()) <= {0.0, 1.0}
+
+
+def test_q21_two_policies(tmp_path):
+    trajectories = sample(parse(tmp_path, *TINY, "--num_policies=2"), 2000)
+    assert {int(p) for t in trajectories for p in t["policy_id"].unique()} == {0, 1}
+
+
+def test_worker_death_ends_the_sampler_instead_of_blocking(tmp_path, monkeypatch):
+    monkeypatch.setenv("FAULT", "kill:50:0")
+    args = ("--env_module=tests.integration.fault_env",)
+    cfg = parse(tmp_path, *TINY, *args, env="fault_env")
+    resolve_env(cfg)
+    api = SyncSamplingAPI(cfg, obtain_env_info_in_a_separate_process(cfg))
+    api.start()
+    while api.get_trajectories_sync() is not None:
+        pass
+    assert api.stop() == ExperimentStatus.FAILURE
+
+
+def evaluate(tmp_path, *args):
+    argv = ["--env=CartPole-v1", f"--train_dir={tmp_path}", "--experiment=test", "--sample_env_episodes=16", *args]
+    parser, cfg = parse_sf_args(argv, evaluation=True)
+    checkpoint_override_defaults(cfg, parser)
+    return do_eval(parse_full_cfg(parser, argv))
+
+
+@pytest.mark.parametrize("args", [(), ("--batched_sampling=True",), ("--serial_mode=True",), ("--eval_deterministic=True",)])
+def test_fast_evaluation_writes_one_row_per_episode(tmp_path, args):
+    """Q20: batched mode reports the same keys; Q21: serial mode needs no learner."""
+    train(tmp_path, *SERIAL, *SYNC)
+    assert evaluate(tmp_path, *args) == ExperimentStatus.SUCCESS
+    with open(experiment(tmp_path) / "eval_p0.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) >= 16
+    assert {"", "reward", "len", "episode_number", "true_objective"} <= set(rows[0])
+    # 8 environments, 2 episodes of each: none contributes more than the others.
+    assert sorted({int(float(row["episode_number"])) for row in rows}) == [0, 1]
+    assert len(rows) == 16
+    assert all(float(row["reward"]) == float(row["len"]) for row in rows)
+
+
+def test_fast_evaluation_without_a_checkpoint_fails_with_a_message(tmp_path, caplog):
+    train(tmp_path, *SERIAL)
+    for file in (experiment(tmp_path) / "checkpoint_p0").iterdir():
+        file.unlink()
+    assert evaluate(tmp_path) == ExperimentStatus.FAILURE
