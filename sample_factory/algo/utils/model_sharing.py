@@ -12,16 +12,19 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.multiprocessing_utils import FakeLock
-from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
+
+if TYPE_CHECKING:
+    from sample_factory.model.actor_critic import ActorCritic
 
 _MIN_LOG_INTERVAL_SEC = 5.0
 _ALIGNMENT = 16  # bytes; every tensor of the flat buffer starts at a multiple of it
@@ -204,6 +207,9 @@ class ParameterClientAsync(ParameterClient):
         return self._version
 
     def init(self, device: torch.device) -> None:
+        # lazy: models are a layer above; the public path of this module is older than the layers
+        from sample_factory.model.actor_critic import create_actor_critic
+
         actor_critic = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
         actor_critic.model_to_device(device)
         actor_critic.eval()

@@ -25,7 +25,6 @@ from sample_factory.algo.utils.rl_utils import trajectories_per_training_iterati
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.algo.utils.torch_utils import to_torch_dtype
 from sample_factory.cfg.configurable import Configurable
-from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.gpu_utils import gpus_for_process
 from sample_factory.utils.typing import Config, Device, PolicyID
 
@@ -153,6 +152,9 @@ class BufferMgr(Configurable):
         self.agents_per_split = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
         self.blocks_per_split = self._num_blocks_per_split()
         self.blocks = self._make_blocks()
+
+        # lazy: models are a layer above; the public path of this module is older than the layers
+        from sample_factory.model.model_utils import get_rnn_size
 
         rnn_size = get_rnn_size(cfg)
         rows: dict[Device, int] = {}
