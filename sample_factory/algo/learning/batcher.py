@@ -1,11 +1,13 @@
 """Turns finished rollouts into training batches.
 
-Rows are copied into the batch that is being formed as soon as they arrive. In asynchronous mode their block goes back to its
-rollout worker at once; in synchronous mode after the batch was trained on, so that the next rollouts use the new policy.
+Rows are copied into the batch that is being formed as soon as they arrive. In asynchronous mode their block goes back
+to its rollout worker at once; in synchronous mode after the batch was trained on, so that the next rollouts use the
+new policy.
 
-What it waits for: rollouts (signals of rollout workers) and free batch slots (signals of the learner). When every slot is full
-or being trained on, rows stay where they are and the policy's inference workers are paused: that is the back-pressure that
-bounds policy lag. The bound of one policy: ``num_batches_to_accumulate`` batches plus the blocks under way.
+What it waits for: rollouts (signals of rollout workers) and free batch slots (signals of the learner). When every
+slot is full or being trained on, rows stay where they are and the policy's inference workers are paused: that is the
+back-pressure that bounds policy lag. The bound of one policy: ``num_batches_to_accumulate`` batches plus the blocks
+under way.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ class PendingRows(NamedTuple):
         return self._replace(rows=rows[:n]), self._replace(rows=rows[n:])
 
 
-def copy_rows(src: TensorDict, src_rows: slice | np.ndarray, dst: TensorDict, dst_rows: slice) -> None:
+def copy_rows(src: dict[str, Any], src_rows: slice | np.ndarray, dst: dict[str, Any], dst_rows: slice) -> None:
     """Copy trajectories, all fields, between tensors that may live on different devices."""
     for key, tensor in dst.items():
         if isinstance(tensor, dict):

@@ -1,8 +1,8 @@
 """Process shell around one learner and its batcher.
 
-The learner runs on the main thread of the process, the batcher on a thread of its own (in serial mode both on the runner's
-loop). The learner waits for training batches; it stops after its batcher and saves a checkpoint first. An exception saves, too,
-as long as the weights are finite.
+The learner runs on the main thread of the process, the batcher on a thread of its own (in serial mode both on the
+runner's loop). The learner waits for training batches; it stops after its batcher and saves a checkpoint first. An
+exception saves, too, as long as the weights are finite.
 """
 
 from __future__ import annotations
@@ -188,5 +188,3 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         if self._batcher_thread is not None:
             self._batcher_thread.join(timeout=self.cfg.fault_timeout)
         super().on_stop(*args)
-
-

@@ -21,7 +21,9 @@ class ExperimentInUseError(RuntimeError):
 
 
 class ExperimentLock:
-    """Exclusive use of a folder, held through ``flock`` on a file in it; the kernel gives it back when the holder dies."""
+    """Exclusive use of a folder, held through ``flock`` on a file in it; the kernel gives it back when the holder
+    dies.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / LOCK_FILE
@@ -36,7 +38,8 @@ class ExperimentLock:
             holder = file.read().strip() or "unknown process"
             file.close()
             raise ExperimentInUseError(
-                f"{self.path.parent} is in use by another run ({holder}); wait for it, stop it, or choose another --experiment"
+                f"{self.path.parent} is in use by another run ({holder}); "
+                "wait for it, stop it, or choose another --experiment"
             ) from None
         file.seek(0)
         file.truncate()
@@ -53,8 +56,8 @@ class ExperimentLock:
 def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
     """Apply ``restart_behavior`` to an existing folder, create the folder if needed and lock it.
 
-    ``resume`` keeps what is there; ``restart`` and ``overwrite`` move it aside to the first free name, so that nothing is ever
-    deleted. A folder another run is using is never touched (:class:`ExperimentInUseError`).
+    ``resume`` keeps what is there; ``restart`` and ``overwrite`` move it aside to the first free name, so that
+    nothing is ever deleted. A folder another run is using is never touched (:class:`ExperimentInUseError`).
     """
     directory = Path(experiment_dir(cfg, mkdir=False))
     behavior = cfg.restart_behavior

@@ -1,52 +1,42 @@
 """The runner: owns a run from configuration to exit code.
 
-This module is about the life cycle only. Numbers are in ``metrics``, TensorBoard in ``summaries``, connections in ``wiring``,
-processes in ``supervisor``, signals in ``termination``, the folder in ``experiment_dir``. Two assemblies derive from
+This module is about the life cycle only. Numbers are in ``metrics``, TensorBoard in ``summaries``, connections in
+``wiring``, processes in ``supervisor``, signals in ``termination``, the folder in ``experiment_dir``. Two assemblies
+derive from
 :class:`Runner`: ``SerialRunner`` and ``ParallelRunner``.
 
-How a run ends (:meth:`Runner._stop_training`): ``stop`` is emitted once; every component answers with its own ``stop`` signal
-and leaves its loop; when the last one has answered, or its process has ended, the loop stops. If that takes longer than
+How a run ends (:meth:`Runner._stop_training`): ``stop`` is emitted once; every component answers with its own
+``stop`` signal and leaves its loop; when the last one has answered, or its process has ended, the loop stops. If that
+takes longer than
 ``--fault_timeout`` the remaining processes are killed and the run counts as failed.
 """
 
 from __future__ import annotations
 
-import math
 import time
 import traceback
-from collections import deque
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from signal_slot.signal_slot import EventLoopObject, EventLoopStatus, configure_logger, signal
+from signal_slot.signal_slot import EventLoopStatus, configure_logger, signal
 
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners.experiment_dir import ExperimentLock, prepare_experiment_dir
 from sample_factory.algo.runners.heartbeats import Heartbeats
-from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
+from sample_factory.algo.runners.message_hub import MsgHandler, PolicyMsgHandler
+from sample_factory.algo.runners.periodic_duties import PeriodicDuties
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.stop_conditions import reason_to_stop
 from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
-from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.runners.wiring import connect_components
 from sample_factory.algo.sampling.sampler import AbstractSampler, Sampler
-from sample_factory.algo.sampling.stats import samples_stats_handler, stats_msg_handler, timing_msg_handler
 from sample_factory.algo.utils.child_process import ChildProcess
 from sample_factory.algo.utils.env_info import EnvInfo, EnvProbeError, obtain_env_info_in_a_separate_process
-from sample_factory.algo.utils.misc import (
-    EPISODIC,
-    LEARNER_ENV_STEPS,
-    SAMPLES_COLLECTED,
-    STATS_KEY,
-    TIMING_STATS,
-    TRAIN_STATS,
-    ExperimentStatus,
-)
-from sample_factory.algo.utils.periodic_timer import PeriodicTimer
+from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import save_config
@@ -56,11 +46,10 @@ from sample_factory.utils.typing import Config, PolicyID, StatusCode
 from sample_factory.utils.utils import cfg_file, experiment_dir, init_file_logger, log, save_git_diff
 from sample_factory.utils.wandb_utils import finish_wandb, init_wandb
 
+__all__ = ["AlgoObserver", "MsgHandler", "PolicyMsgHandler", "Runner"]
+
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-MsgHandler = Callable[["Runner", dict], None]
-PolicyMsgHandler = Callable[["Runner", dict, PolicyID], None]
 
 # What flag errors exit with, as argparse does.
 EXIT_CODE_BAD_CONFIG: StatusCode = 2
@@ -88,56 +77,31 @@ class AlgoObserver:
         """Training is about to stop."""
 
 
-class RunView(Protocol):
-    """What shows the progress of a run to a person."""
-
-    def start(self) -> None: ...
-
-    def report(self, runner: Runner, rates: Rates) -> None: ...
-
-    def stop(self) -> None: ...
-
-
-class Runner(EventLoopObject, Configurable):
+class Runner(PeriodicDuties, Configurable):
     def __init__(self, cfg: Config, unique_name: str | None = None):
         Configurable.__init__(self, cfg_dict(cfg))
         cfg = self.cfg
         configure_logger(log)  # messages of the event loops look like ours
         name = unique_name or Runner.__name__
         loop = PollingEventLoop(f"{name}_EvtLoop", serial_mode=cfg.serial_mode)
-        EventLoopObject.__init__(self, loop, name)
+        PeriodicDuties.__init__(self, loop, name, cfg)
         loop.owner = self
 
         self.experiment_lock: ExperimentLock = prepare_experiment_dir(cfg)
         self.status: StatusCode = ExperimentStatus.SUCCESS
         self.stop_cause = "not started"
         self.timing = Timing(name=f"{self.object_id} profile")
-        self.view: RunView | None = None
         self.env_info: EnvInfo | None = None
         self.buffer_mgr: BufferMgr | None = None
         self.learners: dict[PolicyID, LearnerWorker] = {}
         self.batchers: dict[PolicyID, Batcher] = {}
         self.sampler: AbstractSampler | None = None
-        self.reward_shaping: list[dict | None] = [None] * cfg.num_policies
 
-        self.metrics = RunMetrics(cfg.num_policies, cfg.stats_avg)
-        self.fps: tuple[float, ...] = ()
-        self.rates = Rates((math.nan,), {})
         init_wandb(cfg)  # before the writers: it patches TensorBoard
         self.writers = make_writers(cfg)
         self.summaries = SummaryReporter(self.writers, self.metrics)
 
         self.observers: list[AlgoObserver] = []
-        self.msg_handlers: dict[str, list[MsgHandler]] = {
-            TIMING_STATS: [timing_msg_handler],
-            STATS_KEY: [stats_msg_handler],
-        }
-        self.policy_msg_handlers: dict[str, list[PolicyMsgHandler]] = {
-            LEARNER_ENV_STEPS: [self._learner_steps_handler],
-            EPISODIC: [self._episodic_stats_handler],
-            TRAIN_STATS: [self._train_stats_handler],
-            SAMPLES_COLLECTED: [samples_stats_handler],
-        }
 
         self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, cfg.startup_timeout)
         self.supervisor = Supervisor(loop, self._on_process_exit)
@@ -148,41 +112,9 @@ class Runner(EventLoopObject, Configurable):
         self._termination = TerminationSignals()
         self._component_profiles: dict[str, Timing] = {}
 
-        self.report_interval_sec = 5.0
-        self.update_training_info_every_sec = 5.0
-        self.timers: list[PeriodicTimer] = []
         self._create_timers()
 
-    def _create_timers(self) -> None:
-        cfg = self.cfg
-        self._add_timer(self.report_interval_sec, self._report)
-        self._add_timer(cfg.experiment_summaries_interval, self._write_summaries)
-        self._add_timer(cfg.save_every_sec, self._save_periodic)
-        self._add_timer(cfg.save_best_every_sec, self._save_best_policies)
-        if cfg.save_milestones_sec > 0:
-            self._add_timer(cfg.save_milestones_sec, self._save_milestones)
-        self._add_timer(self.update_training_info_every_sec, self._propagate_training_info)
-        self._add_timer(cfg.heartbeat_reporting_interval, self._check_heartbeats)
-        self._add_timer(1.0, self._check_deadlines)
-
-    def _add_timer(self, interval_sec: float, slot: Callable[[], None]) -> None:
-        timer = PeriodicTimer(self.event_loop, interval_sec)
-        timer.timeout.connect(slot)
-        self.timers.append(timer)
-
     # --- signals ---
-
-    @signal
-    def save_periodic(self) -> None: ...
-
-    @signal
-    def save_best(self) -> None: ...
-
-    @signal
-    def save_milestone(self) -> None: ...
-
-    @signal
-    def update_training_info(self) -> None: ...
 
     @signal
     def stop(self) -> None: ...
@@ -190,51 +122,8 @@ class Runner(EventLoopObject, Configurable):
     @signal
     def all_components_stopped(self) -> None: ...
 
-    # --- numbers, at the names scripts use ---
-
-    @property
-    def env_steps(self) -> dict[PolicyID, int]:
-        return self.metrics.env_steps
-
-    @property
-    def total_env_steps_since_resume(self) -> dict[PolicyID, int]:
-        return self.metrics.total_env_steps_since_resume
-
-    @property
-    def samples_collected(self) -> list[int]:
-        return self.metrics.samples_collected
-
-    @property
-    def policy_avg_stats(self) -> dict[str, list[deque]]:
-        return self.metrics.policy_avg_stats
-
-    @property
-    def policy_lag(self) -> list[dict[str, float]]:
-        return self.metrics.policy_lag
-
-    @property
-    def stats(self) -> dict[str, float]:
-        return self.metrics.stats
-
-    @property
-    def avg_stats(self) -> dict[str, deque]:
-        return self.metrics.avg_stats
-
-    # --- registration ---
-
     def register_observer(self, observer: AlgoObserver) -> None:
         self.observers.append(observer)
-
-    def register_msg_handler(self, key: str, func: MsgHandler) -> None:
-        """``func(runner, msg)`` for every message that has this key, besides the built-in handlers."""
-        self.msg_handlers.setdefault(key, []).append(func)
-
-    def register_policy_msg_handler(self, key: str, func: PolicyMsgHandler) -> None:
-        """``func(runner, msg, policy_id)`` for every message of a policy that has this key."""
-        self.policy_msg_handlers.setdefault(key, []).append(func)
-
-    def register_episodic_stats_handler(self, func: PolicyMsgHandler) -> None:
-        self.register_policy_msg_handler(EPISODIC, func)
 
     def _call_observers(self, hook: str, *args: Any) -> None:
         for observer in self.observers:
@@ -326,30 +215,7 @@ class Runner(EventLoopObject, Configurable):
         """Worker processes of a healthy run; the supervisor knows how many are left."""
         return len(self._all_processes())
 
-    # --- messages ---
-
-    def _process_msg(self, msgs: dict | list | tuple) -> None:
-        """Slot for ``report_msg`` of all components."""
-        for msg in [msgs] if isinstance(msgs, dict) else msgs:
-            for key in msg:
-                for handler in self.msg_handlers.get(key, ()):
-                    handler(self, msg)
-                if "policy_id" in msg:
-                    for policy_handler in self.policy_msg_handlers.get(key, ()):
-                        policy_handler(self, msg, msg["policy_id"])
-
-    @staticmethod
-    def _learner_steps_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
-        runner.metrics.add_env_steps(policy_id, msg[LEARNER_ENV_STEPS])
-
-    @staticmethod
-    def _episodic_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
-        runner.metrics.add_episodic_stats(policy_id, msg[EPISODIC])
-
-    @staticmethod
-    def _train_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
-        runner.metrics.add_train_stats(policy_id, msg[TRAIN_STATS])
-        runner.summaries.write_train_stats(policy_id, msg[TRAIN_STATS])
+    # --- slots ---
 
     def _receive_heartbeat(self, component_type: type, object_id: str, process_name: str, queue_size: int) -> None:
         self.heartbeats.receive(component_type, object_id, process_name, queue_size)
@@ -366,51 +232,6 @@ class Runner(EventLoopObject, Configurable):
             log.info(f"Training is complete: {reason}")
             self._stop_training(cause=reason)
 
-    # --- periodic work ---
-
-    def _report(self) -> None:
-        self.rates = self.metrics.tick()
-        self.fps = self.rates.fps
-        if self.view is not None:
-            self.view.report(self, self.rates)
-
-    def _write_summaries(self) -> None:
-        self.summaries.write(self.rates, lambda *args: self._call_observers("extra_summaries", *args))
-
-    def _save_periodic(self) -> None:
-        self.save_periodic.emit()
-
-    def _save_milestones(self) -> None:
-        self.save_milestone.emit()
-
-    def _save_best_policies(self) -> None:
-        """Offer each policy's score to its learner, which saves it if it is the best so far."""
-        if len(self.env_steps) < self.cfg.num_policies:
-            return
-        metric = self.cfg.save_best_metric
-        for policy_id, env_steps in self.env_steps.items():
-            value = self.metrics.mean(metric, policy_id)
-            if env_steps >= self.cfg.save_best_after and value is not None:
-                self.save_best.emit(policy_id, metric, value)
-
-    def update_reward_shaping(self, policy_id: PolicyID, reward_shaping: dict | None) -> None:
-        self.reward_shaping[policy_id] = reward_shaping
-        self._propagate_training_info()
-
-    def _propagate_training_info(self) -> None:
-        info = {
-            policy_id: {
-                "policy_id": policy_id,
-                "approx_total_training_steps": self.env_steps.get(policy_id, 0),
-                "reward_shaping": self.reward_shaping[policy_id],
-            }
-            for policy_id in range(self.cfg.num_policies)
-        }
-        self.update_training_info.emit(info)
-
-    def _check_heartbeats(self) -> None:
-        self._stop_if_stalled(self.heartbeats.check())
-
     def _stop_if_stalled(self, problem: str | None) -> None:
         # In serial mode life signs wait in the runner's own queue while one component works: their age means nothing.
         if self.cfg.serial_mode:
@@ -418,10 +239,6 @@ class Runner(EventLoopObject, Configurable):
         if problem is not None and not self.stopped:
             log.error(f"Stopping the run: {problem}")
             self._stop_training(status=ExperimentStatus.FAILURE, cause=problem)
-
-    def _check_deadlines(self) -> None:
-        self._stop_if_done()
-        self._stop_if_stalled(self.heartbeats.check_startup())
 
     # --- the end ---
 

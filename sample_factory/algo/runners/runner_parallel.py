@@ -28,7 +28,8 @@ class ParallelRunner(Runner):
         if status != ExperimentStatus.SUCCESS:
             return status
         assert self.env_info is not None and self.buffer_mgr is not None
-        # Built once here: its size is needed to allocate the shared weights, and a broken model fails before any process runs.
+        # Built once here: its size is needed to allocate the shared weights, and a broken model fails before any
+        # process runs.
         model = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
         for policy_id in range(self.cfg.num_policies):
             self._make_learner(policy_id, SharedWeights(model))

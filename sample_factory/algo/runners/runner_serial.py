@@ -25,9 +25,7 @@ class SerialRunner(Runner):
         for policy_id in range(self.cfg.num_policies):
             batcher = Batcher(loop, policy_id, self.buffer_mgr, self.cfg, self.env_info)
             self.batchers[policy_id] = batcher
-            self.learners[policy_id] = LearnerWorker(
-                loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id
-            )
+            self.learners[policy_id] = LearnerWorker(loop, self.cfg, self.env_info, self.buffer_mgr, batcher, policy_id)
         param_servers = {policy_id: learner.param_server for policy_id, learner in self.learners.items()}
         self.sampler = SerialSampler(loop, self.buffer_mgr, param_servers, self.cfg, self.env_info)
         self.connect_components()

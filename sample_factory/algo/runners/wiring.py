@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 
 
 def connect_components(runner: Runner) -> list[HeartbeatStoppableEventLoopObject]:
-    """Connect all components; must happen before any process is started. Returns the components that report their stop."""
+    """Connect all components; must happen before any process is started. Returns the components that report their
+    stop.
+    """
     sampler = cast(Sampler, runner.sampler)
     runner.event_loop.start.connect(runner._on_start)
     runner.all_components_stopped.connect(runner._on_everything_stopped)

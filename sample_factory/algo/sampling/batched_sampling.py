@@ -20,7 +20,6 @@ from sample_factory.algo.utils.make_env import BatchedVecEnv, SequentialVectoriz
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
 from sample_factory.algo.utils.seeding import env_seed
 from sample_factory.algo.utils.shared_buffers import BufferMgr
-from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.envs.env_utils import find_training_info_interface, set_reward_shaping, set_training_info
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.timing import Timing
@@ -59,7 +58,7 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
 
         self._rollout, self._scale, self._clip = cfg.rollout, cfg.reward_scale, cfg.reward_clip
         self._frames_per_step = env_info.frameskip if cfg.summaries_use_frameskip else 1
-        self._obs_keys = tuple(env_info.obs_space.spaces)
+        self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
         # The batched environment speaks torch; rows of the block as tensors, also on the CPU.
         self._views = [buffer_mgr.traj_tensors_torch[block.device][block.rows] for block in self._blocks]
 
@@ -180,7 +179,9 @@ def _stats_from_dict(infos: dict[str, Any], finished: np.ndarray, num_agents: in
             elif array.shape[0] == num_agents:
                 stats[name] = array[finished]
             else:
-                log.warning(f"Info {name!r} has shape {array.shape}, expected one value or one per agent ({num_agents})")
+                log.warning(
+                    f"Info {name!r} has shape {array.shape}, expected one value or one per agent ({num_agents})"
+                )
     return stats
 
 

@@ -1,7 +1,7 @@
 """Process shell around the forward pass of one policy.
 
-What it waits for: requests of its rollout workers (they ring its doorbell) and, while its policy is paused by back-pressure,
-its batcher. It takes whatever is ready; requests that arrive during a forward pass form the next batch.
+What it waits for: requests of its rollout workers (they ring its doorbell) and, while its policy is paused by
+back-pressure, its batcher. It takes whatever is ready; requests that arrive during a forward pass form the next batch.
 """
 
 from __future__ import annotations

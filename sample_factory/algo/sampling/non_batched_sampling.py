@@ -1,8 +1,8 @@
 """Runner for ordinary environments: one Python object per environment, any number of agents in each.
 
-All agents of a split step together, so everything that is not ``env.step`` is done for the whole split at once on columns of
-the trajectory block (structure of arrays). Per-agent Python runs only where agents really differ: at episode ends, when agents
-become inactive or change policy.
+All agents of a split step together, so everything that is not ``env.step`` is done for the whole split at once on
+columns of the trajectory block (structure of arrays). Per-agent Python runs only where agents really differ: at
+episode ends, when agents become inactive or change policy.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
 
         self._rollout, self._scale, self._clip = cfg.rollout, cfg.reward_scale, cfg.reward_clip
         self._frames_per_step = env_info.frameskip if cfg.summaries_use_frameskip else 1
-        self._obs_keys = tuple(env_info.obs_space.spaces)
+        self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
 
     # --- creation ---
 

@@ -1,7 +1,8 @@
 """From policy requests to model inputs, and from model outputs to trajectory rows.
 
-Requests address rows and one rollout step of the trajectory tensors, so a batch is gathered from, and results are scattered to,
-columns ``[rows, step]``. A single request of a whole split, the common case in small runs, is read through a view.
+Requests address rows and one rollout step of the trajectory tensors, so a batch is gathered from, and results are
+scattered to, columns ``[rows, step]``. A single request of a whole split, the common case in small runs, is read
+through a view.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ class RequestBatch:
         self.num_samples = sum(part.num_rows for part in parts)
 
     def inputs(self) -> tuple[TensorDict, Tensor]:
-        """``obs`` dict of ``[b, ...]`` tensors and recurrent states ``[b, rnn_size]``; fresh or views, not to be modified."""
+        """``obs`` dict of ``[b, ...]`` tensors and recurrent states ``[b, rnn_size]``; fresh or views, not to be
+        modified.
+        """
         obs = TensorDict((key, self._gather(tensor)) for key, tensor in self.traj["obs"].items())
         return obs, self._gather(self.traj["rnn_states"])
 

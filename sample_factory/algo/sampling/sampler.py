@@ -1,6 +1,7 @@
 """Creates and connects everything that collects experience; two assemblies of the same workers.
 
-Who lives where: the Sampler on the runner's loop; in serial mode all workers live there too, else each has its own process.
+Who lives where: the Sampler on the runner's loop; in serial mode all workers live there too, else each has its own
+process.
 """
 
 from __future__ import annotations

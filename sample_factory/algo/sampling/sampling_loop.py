@@ -1,7 +1,8 @@
 """A sampler without a learner: what evaluation and custom training loops are built on.
 
-The loop runs in a thread of the calling process; workers are processes, or live on the loop in serial mode. It waits for
-trajectories and for :meth:`SamplingLoop.stop_sampling`. A dead worker ends it with status FAILURE, so callers that ask
+The loop runs in a thread of the calling process; workers are processes, or live on the loop in serial mode. It waits
+for trajectories and for :meth:`SamplingLoop.stop_sampling`. A dead worker ends it with status FAILURE, so callers
+that ask
 :attr:`SamplingLoop.is_running` never wait for ever.
 """
 
@@ -15,8 +16,6 @@ from typing import Any
 import torch
 from signal_slot.signal_slot import EventLoopObject, signal
 
-from sample_factory.algo.utils.run_metrics import RunMetrics
-from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.algo.sampling.sampler import ParallelSampler, Sampler, SerialSampler
 from sample_factory.algo.sampling.sampling_utils import FinishedRollouts
 from sample_factory.algo.sampling.stats import samples_stats_handler
@@ -25,7 +24,9 @@ from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY, SAMPLES_COLLECTED, ExperimentStatus
 from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeights
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
+from sample_factory.algo.utils.run_metrics import RunMetrics
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.arguments import cfg_dict
 from sample_factory.cfg.configurable import Configurable
@@ -110,7 +111,9 @@ class SamplingLoop(EventLoopObject, Configurable):
         return servers
 
     def set_new_trajectory_callback(self, callback: NewTrajectoryCallback) -> None:
-        """``callback(trajectories, buffers, device)`` runs in the loop's thread; give the buffers back when done with them."""
+        """``callback(trajectories, buffers, device)`` runs in the loop's thread; give the buffers back when done with
+        them.
+        """
         self._callback = callback
 
     # --- called from other threads ---
@@ -121,7 +124,9 @@ class SamplingLoop(EventLoopObject, Configurable):
             pass
 
     def start(self, init_model_data: InitModelData | Iterable[InitModelData] | None = None) -> None:
-        """Publish weights, given as ``(policy_id, state_dict or None, device, version)`` for some policies, and sample."""
+        """Publish weights, given as ``(policy_id, state_dict or None, device, version)`` for some policies, and
+        sample.
+        """
         given = [] if init_model_data is None else init_model_data
         for policy_id, state_dict, _, version in [given] if isinstance(given, tuple) else given:
             server = self.param_servers[policy_id]

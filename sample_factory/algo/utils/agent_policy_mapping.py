@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.seeding import component_rng
 from sample_factory.utils.typing import Config, PolicyID
@@ -16,8 +15,8 @@ _NUM_EARLY_REQUESTS = 5
 class AgentPolicyMapping:
     """Deals out policies to the agents of the environments of one split.
 
-    Synchronous mode: environment ``i`` (counted over the whole run) always belongs to policy ``i % P``, so that all policies
-    receive equally much experience. Asynchronous mode: uniformly random, resampled now and then; with
+    Synchronous mode: environment ``i`` (counted over the whole run) always belongs to policy ``i % P``, so that all
+    policies receive equally much experience. Asynchronous mode: uniformly random, resampled now and then; with
     ``pbt_mix_policies_in_one_env`` independently for every agent, else one policy per environment.
     """
 
@@ -29,15 +28,17 @@ class AgentPolicyMapping:
         num_envs = cfg.num_workers * cfg.num_envs_per_worker
         if self.sync_mode and num_envs % self.num_policies:
             raise ValueError(
-                f"--async_rl=False: {num_envs} environments cannot be divided among --num_policies={self.num_policies}; "
-                "make num_workers * num_envs_per_worker a multiple of num_policies"
+                f"--async_rl=False: {num_envs} environments cannot be divided among "
+                f"--num_policies={self.num_policies}; make num_workers * num_envs_per_worker a multiple of num_policies"
             )
         self._rng = component_rng(cfg, "agent_policy_mapping", worker_idx, split_idx)
         self._num_requests: dict[int, int] = {}
         self._policies: dict[int, list[PolicyID]] = {}
 
     def get_policy_for_agent(self, agent_idx: int, env_idx: int, global_env_idx: int) -> PolicyID:
-        """Called once per agent at the start and once at each of its episode ends; ``env_idx`` counts within the split."""
+        """Called once per agent at the start and once at each of its episode ends; ``env_idx`` counts within the
+        split.
+        """
         if self.num_policies == 1:
             return 0
         if self.sync_mode:
@@ -61,5 +62,3 @@ class AgentPolicyMapping:
         if self.mix_policies_in_one_env:
             return self._rng.integers(self.num_policies, size=self.num_agents).tolist()
         return [int(self._rng.integers(self.num_policies))] * self.num_agents
-
-

@@ -3,8 +3,10 @@
 Promises, checked by tests:
 
 1. The child dies when the main process dies, for whatever reason and however busy the child is.
-2. An exception anywhere on the child's loop reaches the main process with its traceback; the child's exit code is then 1.
-3. Ctrl-C in the terminal and SIGTERM to the process group do not kill the child before the main process had the chance to
+2. An exception anywhere on the child's loop reaches the main process with its traceback; the child's exit code is
+then 1.
+3. Ctrl-C in the terminal and SIGTERM to the process group do not kill the child before the main process had the
+chance to
    save and stop everything; a SIGTERM to one child alone ends it.
 4. The child sees the environment variables of the main process, although the fork server was started earlier.
 """
@@ -93,7 +95,9 @@ def _kill_if_alive(process: Any) -> None:
 
 
 def die_with_parent() -> None:
-    """Kill this process when the main process is gone: kernel signal where there is one, and a thread on its sentinel."""
+    """Kill this process when the main process is gone: kernel signal where there is one, and a thread on its
+    sentinel.
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, os_signal.SIGKILL)
     parent = multiprocessing.parent_process()

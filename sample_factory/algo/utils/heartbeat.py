@@ -13,8 +13,8 @@ from sample_factory.utils.utils import log
 class HeartbeatStoppableEventLoopObject(EventLoopObject):
     """Reports that it is alive, stops once when told to, and leaves its loop.
 
-    Subclasses override :meth:`on_stop` (cleaning up, then calling ``super().on_stop()``) and, if they hold something worth
-    saving, :meth:`on_crash`.
+    Subclasses override :meth:`on_stop` (cleaning up, then calling ``super().on_stop()``) and, if they hold something
+    worth saving, :meth:`on_crash`.
     """
 
     def __init__(self, evt_loop: EventLoop, unique_name: str, interval_sec: float = 10):

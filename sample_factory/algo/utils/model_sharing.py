@@ -92,7 +92,7 @@ class SharedWeights:
         if specs != self._specs:
             raise ValueError(
                 f"the model of this process ({len(specs)} tensors) differs from the one the weights were allocated for "
-                f"({len(self._specs)} tensors); make model factories depend on nothing but the configuration and the spaces"
+                f"({len(self._specs)} tensors); make model factories depend on the configuration and the spaces only"
             )
 
 

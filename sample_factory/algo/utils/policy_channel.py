@@ -1,7 +1,7 @@
 """The hot path between rollout workers, inference workers and batchers: words in shared memory plus semaphores.
 
-Nothing here is queued, pickled or locked, so a process killed at any point leaves the channel usable. Every word has one
-writer at a time:
+Nothing here is queued, pickled or locked, so a process killed at any point leaves the channel usable. Every word has
+one writer at a time:
 
 ======================  =========================  ==========================  =====================================
 word                    written by                 read by                     meaning
@@ -15,9 +15,9 @@ word                    written by                 read by                     m
 ======================  =========================  ==========================  =====================================
 
 A request is pending while ``requested != answered``. Who waits for whom: a rollout worker sleeps on its own semaphore,
-released by inference workers (answers) and batchers (blocks given back); an inference worker sleeps on its own semaphore,
-released by rollout workers (requests) and by its batcher (end of a pause). Sleeps are bounded by the caller, so a lost
-wake-up costs milliseconds, never a hang.
+released by inference workers (answers) and batchers (blocks given back); an inference worker sleeps on its own
+semaphore, released by rollout workers (requests) and by its batcher (end of a pause). Sleeps are bounded by the
+caller, so a lost wake-up costs milliseconds, never a hang.
 """
 
 from __future__ import annotations
@@ -52,7 +52,9 @@ class WakeUp:
             self._semaphore.release()
 
     def wait(self, timeout_sec: float) -> None:
-        """Sleep until rung or until the time is over. Rings accumulated meanwhile are swallowed: the caller polls all."""
+        """Sleep until rung or until the time is over. Rings accumulated meanwhile are swallowed: the caller polls
+        all.
+        """
         if self._semaphore is None:
             return
         if self._semaphore.acquire(True, timeout_sec):

@@ -1,11 +1,12 @@
 """Event loop that also drives components polling shared memory.
 
-Signals and slots carry control messages. Components on the hot path (rollout and inference workers) do not send themselves
-messages to keep running; they implement :class:`Poller` and the loop calls them. The same loop drives one poller in a worker
-process and all of them in serial mode.
+Signals and slots carry control messages. Components on the hot path (rollout and inference workers) do not send
+themselves messages to keep running; they implement :class:`Poller` and the loop calls them. The same loop drives one
+poller in a worker process and all of them in serial mode.
 
 What it waits for: with work at hand, nothing. Idle with one poller (a worker process): that poller's doorbell, at most
-``_IDLE_SEC``, then control messages. Idle otherwise (main process, serial mode): the signal queue, until the next timer.
+``_IDLE_SEC``, then control messages. Idle otherwise (main process, serial mode): the signal queue, until the next
+timer.
 """
 
 from __future__ import annotations
@@ -46,7 +47,9 @@ class PollingEventLoop(EventLoop):
             self.pollers.remove(poller)
 
     def exec(self, interrupted: Callable[[], bool] | None = None) -> StatusCode:
-        """Run until :meth:`stop`. ``interrupted`` is asked between iterations and ends the loop when it returns True."""
+        """Run until :meth:`stop`. ``interrupted`` is asked between iterations and ends the loop when it returns
+        True.
+        """
         self.default_timer.start()
         self._always_due = Timer(self, 0.0)  # nobody is connected to it: it only keeps signal processing from waiting
         self.start.emit()

@@ -43,9 +43,9 @@ class RunMetrics:
         self.avg_stats: dict[str, deque[float]] = {}
         self.time_shares: dict[str, deque[float]] = {}  # "learner: train" -> fraction of its component's time
         self.best_reward: float | None = None
-        self._frames_history: deque[tuple[float, int]] = deque([], maxlen=max(FPS_WINDOWS_REPORTS))
+        self._frames_history: deque[tuple[float, int]] = deque(maxlen=max(FPS_WINDOWS_REPORTS))
         self._samples_history: list[deque[tuple[float, int]]] = [
-            deque([], maxlen=_THROUGHPUT_WINDOW_REPORTS) for _ in range(num_policies)
+            deque(maxlen=_THROUGHPUT_WINDOW_REPORTS) for _ in range(num_policies)
         ]
 
     # --- messages ---
@@ -87,12 +87,12 @@ class RunMetrics:
 
     def add_timing(self, timing: dict[str, float]) -> None:
         for key, value in timing.items():
-            self.avg_stats.setdefault(key, deque([], maxlen=_TIMING_WINDOW)).append(value)
+            self.avg_stats.setdefault(key, deque(maxlen=_TIMING_WINDOW)).append(value)
 
     def add_time_shares(self, shares: dict[str, float]) -> None:
         """What fraction of its time a component spent on what, since it reported last."""
         for key, value in shares.items():
-            self.time_shares.setdefault(key, deque([], maxlen=_TIME_SHARE_WINDOW)).append(value)
+            self.time_shares.setdefault(key, deque(maxlen=_TIME_SHARE_WINDOW)).append(value)
 
     # --- derived numbers ---
 

@@ -1,8 +1,8 @@
 """Trajectory memory shared by rollout workers, inference workers and batchers.
 
-The only declaration of what a trajectory contains is :func:`trajectory_layout`. Rows are handed out in *blocks*: contiguous
-slices with one row per agent of a split, owned by that split for the whole run. A split fills one block while batchers
-copy from the others, so no pool, queue or lock is needed, and the rows of a dead worker are known.
+The only declaration of what a trajectory contains is :func:`trajectory_layout`. Rows are handed out in *blocks*:
+contiguous slices with one row per agent of a split, owned by that split for the whole run. A split fills one block
+while batchers copy from the others, so no pool, queue or lock is needed, and the rows of a dead worker are known.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def alloc_trajectory_tensors(
     tensors = TensorDict()
     tensors["obs"] = TensorDict()
     for key, space in env_info.obs_space.spaces.items():
-        if space.shape is None:
+        if space.shape is None or space.dtype is None:
             raise ValueError(f"observation {key!r}: {space} has no fixed shape; use Box or Discrete components")
         tensors["obs"][key] = init_tensor([num_traj, rollout + 1], space.dtype, space.shape, device, share)
     for field in trajectory_layout(env_info, rnn_size):
@@ -188,7 +188,9 @@ class BufferMgr(Configurable):
         return max(1, rollouts_per_iteration(self.cfg, self.env_info))
 
     def _make_blocks(self) -> list[Block]:
-        cfg, blocks, next_row = self.cfg, [], dict[str, int]()
+        cfg = self.cfg
+        blocks: list[Block] = []
+        next_row: dict[Device, int] = {}
         for worker_idx in range(cfg.num_workers):
             device = str(rollout_worker_device(worker_idx, cfg, self.env_info))
             for split_idx in range(cfg.worker_num_splits):
@@ -212,19 +214,22 @@ class BufferMgr(Configurable):
         self.channel.release_block(policy_id, block_idx, self.blocks[block_idx].worker_idx)
 
 
-def _to_numpy(tensors: TensorDict) -> dict[str, Any]:
+def _to_numpy(tensors: dict[str, Any]) -> dict[str, Any]:
     return {key: _to_numpy(t) if isinstance(t, dict) else t.numpy() for key, t in tensors.items()}
 
 
 def rollouts_per_iteration(cfg: Config, env_info: EnvInfo) -> int:
-    """How many rollouts every split contributes to one synchronous training iteration; practically unlimited if async."""
+    """How many rollouts every split contributes to one synchronous training iteration; practically unlimited if
+    async.
+    """
     if cfg.async_rl:
         return 10**10
     num_agents = cfg.num_workers * cfg.num_envs_per_worker * env_info.num_agents
     wanted = trajectories_per_training_iteration(cfg) * cfg.num_policies
     if wanted < num_agents or wanted % num_agents:
         raise ValueError(
-            f"--async_rl=False: one training iteration takes {wanted} trajectories of all policies, which must be a positive "
-            f"multiple of the {num_agents} agents; change --batch_size, --num_batches_per_epoch or --num_envs_per_worker"
+            f"--async_rl=False: one training iteration takes {wanted} trajectories of all policies, which must be a "
+            f"positive multiple of the {num_agents} agents; "
+            "change --batch_size, --num_batches_per_epoch or --num_envs_per_worker"
         )
     return wanted // num_agents

@@ -1,7 +1,7 @@
 """Watches the processes of a run: the first one that dies decides how the run ends.
 
-The supervisor looks at process sentinels, not at heartbeats, so a death is noticed within a fraction of a second even if the
-component never reported anything. It does not restart or stop anybody itself; the runner does.
+The supervisor looks at process sentinels, not at heartbeats, so a death is noticed within a fraction of a second even
+if the component never reported anything. It does not restart or stop anybody itself; the runner does.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class ProcessExit:
         return self.exitcode == 0 and self.error is None
 
     def __str__(self) -> str:
-        how = f"was killed by signal {-self.exitcode}" if (self.exitcode or 0) < 0 else f"exited with {self.exitcode}"
+        code = self.exitcode or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         return f"process {self.name} {how}"
 
 
@@ -63,7 +64,9 @@ class Supervisor(EventLoopObject):
             self._on_exit(process, ProcessExit(process.name, process.exitcode, process.error()))
 
     def join_or_kill(self, timeout_sec: float) -> list[str]:
-        """Wait for all processes together at most this long, then kill what is left; returns the names of the killed."""
+        """Wait for all processes together at most this long, then kill what is left; returns the names of the
+        killed.
+        """
         deadline = time.monotonic() + timeout_sec
         for process in self._running:
             process.join(max(0.0, deadline - time.monotonic()))
