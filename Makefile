@@ -50,5 +50,12 @@ type: $(STAMP)
 
 check: lint type test-fast
 
+# Hours: every training mode and kind of task by several seeds. Goes on where it was interrupted.
+learning: $(STAMP)
+	$(BIN)/python -m benchmarks.learning
+
+docs-reference: $(STAMP)
+	$(BIN)/python -m sample_factory.cfg.flags.docs --write
+
 clean:
 	rm -rf $(VENV) build dist *.egg-info
