@@ -122,5 +122,10 @@ def test_model_factory_attributes() -> None:
     from sample_factory.model.model_factory import ModelFactory
 
     factory = ModelFactory()
-    for name in ("make_actor_critic_func", "make_model_encoder_func", "make_model_core_func", "make_model_decoder_func"):
+    for name in (
+        "make_actor_critic_func",
+        "make_model_encoder_func",
+        "make_model_core_func",
+        "make_model_decoder_func",
+    ):
         assert callable(getattr(factory, name)), name

@@ -22,6 +22,7 @@ from sample_factory.algo.utils.seeding import env_seed
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.envs.env_utils import find_training_info_interface, set_reward_shaping, set_training_info
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.dicts import iterate_recursively
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
@@ -197,11 +198,8 @@ def _leaves(d: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def _stats_from_list(infos: Any, finished: np.ndarray, rewards: np.ndarray) -> dict[str, Any]:
     """The same keys as non-batched sampling reports, collected over the agents that finished."""
     finished_infos = [infos[row] for row in finished.tolist()]
-    stats: dict[str, Any] = {
-        "true_objective": np.asarray(
-            [float(info.get("true_objective", reward)) for info, reward in zip(finished_infos, rewards, strict=True)]
-        )
-    }
+    objectives = [info.get("true_objective", reward) for info, reward in zip(finished_infos, rewards, strict=True)]
+    stats: dict[str, Any] = {"true_objective": np.asarray([float(value) for value in objectives if value is not None])}
     recorded = [record_episode_statistics_wrapper_stats(info) for info in finished_infos]
     recorded_pairs = [pair for pair in recorded if pair is not None]
     if recorded_pairs:
@@ -209,7 +207,7 @@ def _stats_from_list(infos: Any, finished: np.ndarray, rewards: np.ndarray) -> d
         stats["RecordEpisodeStatistics_len"] = np.asarray([length for _, length in recorded_pairs])
     extra: dict[str, list[Any]] = {}
     for info in finished_infos:
-        for name, value in info.get("episode_extra_stats", {}).items():
+        for _, name, value in iterate_recursively(info.get("episode_extra_stats", {})):
             extra.setdefault(name, []).append(value)
     stats["episode_extra_stats"] = {name: np.asarray(values) for name, values in extra.items()}
     return stats
