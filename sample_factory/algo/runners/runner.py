@@ -40,6 +40,7 @@ from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import save_config
+from sample_factory.cfg.validation import resolve_device
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
@@ -135,6 +136,7 @@ class Runner(PeriodicDuties, Configurable):
         """Find out about the environment, check the configuration, save it and allocate memory. Starts no worker."""
         cfg = self.cfg
         set_global_cuda_envvars(cfg)
+        resolve_device(cfg)  # says so once if there is no GPU; the workers find out for themselves
         try:
             self.env_info = obtain_env_info_in_a_separate_process(cfg)
         except EnvProbeError as exc:

@@ -17,9 +17,10 @@ from typing import Protocol
 
 from signal_slot.signal_slot import EventLoop, EventLoopStatus, StatusCode, Timer
 
-# Control messages are looked at this often while there is work on the hot path...
+# Control messages are looked at this often while there is work on the hot path. In serial mode after every round: the
+# clock must not decide how much is sampled between two training batches, or equal seeds would not give equal runs.
 _CONTROL_PERIOD_SEC = 0.002
-# ...and at least this often when there is none.
+# They are looked at at least this often when there is no work.
 _IDLE_SEC = 0.01
 
 
@@ -37,6 +38,7 @@ class PollingEventLoop(EventLoop):
     def __init__(self, unique_loop_name: str, serial_mode: bool = False) -> None:
         super().__init__(unique_loop_name, serial_mode)
         self.pollers: list[Poller] = []
+        self._control_period_sec = 0.0 if serial_mode else _CONTROL_PERIOD_SEC
         self._always_due: Timer | None = None
 
     def add_poller(self, poller: Poller) -> None:
@@ -64,7 +66,7 @@ class PollingEventLoop(EventLoop):
                 return EventLoopStatus.NORMAL_TERMINATION
             if interrupted is not None and interrupted():
                 return EventLoopStatus.INTERRUPTED
-            next_control = time.monotonic() + _CONTROL_PERIOD_SEC
+            next_control = time.monotonic() + self._control_period_sec
 
     def _poll_all(self) -> bool:
         worked = False
