@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast format lint type check learning docs-reference clean
+.PHONY: install train test test-fast format lint type check compat learning docs-reference clean
 
 install: $(STAMP)
 
@@ -54,8 +54,21 @@ check: lint type test-fast
 learning: $(STAMP)
 	$(BIN)/python -m benchmarks.learning
 
+# Experiments move between Sample Factory 2 and here, in both directions; needs the published wheel in its own environment.
+SF2_VENV ?= .venv-sf2
+SF2_STAMP := $(SF2_VENV)/.installed
+
+$(SF2_STAMP):
+	$(PYTHON) -m venv $(SF2_VENV)
+	$(SF2_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(SF2_VENV)/bin/pip install --quiet sample-factory==2.1.1 "gymnasium==0.29.1" "numpy<2"
+	touch $(SF2_STAMP)
+
+compat: $(STAMP) $(SF2_STAMP)
+	$(BIN)/python -m tests.compat.against_sample_factory_2 --original=$(SF2_VENV)/bin/python
+
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(SF2_VENV) build dist *.egg-info

@@ -1,11 +1,12 @@
 """Every name other projects import from Sample Factory 2, at the path where they import it.
 
-One line per name. A callable comes with the parameters callers rely on - names, order, defaults; implementations may add
-parameters with defaults after them. ``...`` stands for "a default exists, its value does not matter". A name without
-parentheses only has to exist.
+One line per name. A callable comes with the parameters callers rely on - names, order, defaults; implementations may
+add parameters with defaults after them. ``...`` stands for "a default exists, its value does not matter". A name
+without parentheses only has to exist.
 
-Not here, because the data plane was redesigned and nothing outside the package can use them: ``SliceMerger``, ``slice_len``,
-``ActorState``, ``policy_output_shapes``, ``alloc_policy_output_tensors``, and the ``inference_queues`` of the workers.
+Not here, because the data plane was redesigned and nothing outside the package can use them: ``SliceMerger``,
+``slice_len``, ``ActorState``, ``policy_output_shapes``, ``alloc_policy_output_tensors``, and the
+``inference_queues`` of the workers.
 """
 
 from __future__ import annotations
@@ -191,8 +192,8 @@ ALGO_UTILS = {
     """,
     "sample_factory.algo.utils.env_info": """
         ENV_INFO_PROTOCOL_VERSION
-        EnvInfo(obs_space, action_space, num_agents, gpu_actions, gpu_observations, action_splits, all_discrete, frameskip, \
-reward_shaping_scheme=None, env_info_protocol_version=None)
+        EnvInfo(obs_space, action_space, num_agents, gpu_actions, gpu_observations, action_splits, \
+all_discrete, frameskip, reward_shaping_scheme=None, env_info_protocol_version=None)
         extract_env_info(env, cfg)
         check_env_info(env, env_info, cfg)
         spawn_tmp_env_and_get_info(sf_context, res_queue, cfg)
@@ -255,7 +256,8 @@ reward_shaping_scheme=None, env_info_protocol_version=None)
     """,
     "sample_factory.algo.utils.running_mean_std": """
         RunningMeanStdInPlace(input_shape, epsilon=1e-5, clip=5.0, per_channel=False, norm_only=False)
-        RunningMeanStdDictInPlace(obs_space, keys_to_normalize=None, epsilon=1e-5, clip=5.0, per_channel=False, norm_only=False)
+        RunningMeanStdDictInPlace(obs_space, keys_to_normalize=None, epsilon=1e-5, clip=5.0, \
+per_channel=False, norm_only=False)
         running_mean_std_summaries(running_mean_std_module)
     """,
     "sample_factory.algo.utils.shared_buffers": """

@@ -53,10 +53,12 @@ SAMPLING = {
     "sample_factory.algo.sampling.batched_sampling": """
         preprocess_actions(env_info, actions, to_numpy=True)
         process_action_space(actions, gpu_actions, is_discrete, to_numpy=True)
-        BatchedVectorEnvRunner(cfg, env_info, num_envs, worker_idx, split_idx, buffer_mgr, sampling_device, training_info)
+        BatchedVectorEnvRunner(cfg, env_info, num_envs, worker_idx, split_idx, buffer_mgr, sampling_device, \
+training_info)
     """,
     "sample_factory.algo.sampling.non_batched_sampling": """
-        NonBatchedVectorEnvRunner(cfg, env_info, num_envs, worker_idx, split_idx, buffer_mgr, sampling_device, training_info)
+        NonBatchedVectorEnvRunner(cfg, env_info, num_envs, worker_idx, split_idx, buffer_mgr, sampling_device, \
+training_info)
     """,
     "sample_factory.algo.sampling.sampling_utils": """
         VectorEnvRunner(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device)
@@ -131,8 +133,8 @@ TOOLS = {
         ParamList(combinations)
         ParamGrid(grid_tuples)
         Experiment(name, cmd, param_generator=(), env_vars=None)
-        RunDescription(run_name, experiments, experiment_arg_name="--experiment", experiment_dir_arg_name="--train_dir", \
-customize_experiment_name=True, param_prefix="--")
+        RunDescription(run_name, experiments, experiment_arg_name="--experiment", \
+experiment_dir_arg_name="--train_dir", customize_experiment_name=True, param_prefix="--")
         RunDescription.generate_experiments(train_dir, makedirs=True)
     """,
     "sample_factory.launcher.run_processes": "add_os_parallelism_args(parser); run(run_description, args)",

@@ -125,7 +125,7 @@ class DictOfArraysEnv(gym.Env):
 
 
 def make_env(full_env_name, cfg=None, env_config=None, render_mode=None):
-    """The usual factory; ``env_config`` is None while spaces are looked up, else has three keys in three access forms."""
+    """The usual factory; ``env_config`` is None while spaces are looked up, otherwise read in three ways."""
     if env_config is not None:
         assert env_config.worker_index == env_config["worker_index"] == env_config.get("worker_index", -1) >= 0
         assert env_config.env_id == cfg.num_envs_per_worker * env_config.worker_index + env_config.vector_index

@@ -56,7 +56,7 @@ def after_importing(*modules: str) -> dict:
 
 
 def all_modules() -> list[str]:
-    """All but the terminal panel, which is made of rich and imported when shown, and what only the fork server imports."""
+    """All but the terminal panel (made of rich, imported when shown) and what only the fork server imports."""
     paths = sorted((ROOT / "sample_factory").rglob("*.py"))
     modules = [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for path in paths]
     return sorted({*modules} - {"sample_factory.monitoring.panel", "sample_factory.algo.utils.fork_server_setup"})

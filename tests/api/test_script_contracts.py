@@ -92,7 +92,7 @@ def test_observer_hooks_and_what_they_find_in_the_runner(tmp_path) -> None:
 
 
 def test_runner_attributes_can_be_read_and_set(tmp_path) -> None:
-    cfg, runner = make_runner(parse(tmp_path, *TINY, *SHORT))
+    _, runner = make_runner(parse(tmp_path, *TINY, *SHORT))
     runner.report_interval_sec = 1.0
     runner.update_training_info_every_sec = 0.1
     assert runner.timers[0]._interval_sec == 5.0
@@ -112,7 +112,7 @@ def test_runner_attributes_can_be_read_and_set(tmp_path) -> None:
 
 
 def test_message_handlers_get_runner_message_and_policy(tmp_path) -> None:
-    cfg, runner = make_runner(parse(tmp_path, *TINY, *SHORT))
+    _, runner = make_runner(parse(tmp_path, *TINY, *SHORT))
     seen: dict[str, list] = {"train": [], "episodic": [], "timing": [], "own": []}
     runner.register_policy_msg_handler("train", lambda *args: seen["train"].append(args))
     runner.register_episodic_stats_handler(lambda *args: seen["episodic"].append(args))

@@ -3,9 +3,9 @@
     make compat                                                       # builds an environment with the published wheel
     python -m tests.compat.against_sample_factory_2 --original=.venv-sf2/bin/python
 
-For every kind of model: an agent trained here gives the same answers in the original (values, logits, hidden states, entropy
-within 1e-5), the original goes on training it, and so does this package with an experiment the original has just begun. Step
-counts continue exactly. Prints one line per check and exits with 1 if any failed.
+For every kind of model: an agent trained here gives the same answers in the original (values, logits, hidden states,
+entropy within 1e-5), the original goes on training it, and so does this package with an experiment the original has
+just begun. Step counts continue exactly. Prints one line per check and exits with 1 if any failed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One script for both versions: trains an agent, or records what a trained one answers.
 
-It uses nothing but names that exist in Sample Factory 2 and here, and is run as a file, so that each interpreter imports the
-package installed in its own environment.
+It uses nothing but names that exist in Sample Factory 2 and here, and is run as a file, so that each interpreter
+imports the package installed in its own environment.
 
     python agent.py train --env=... --experiment=... --train_dir=... [flags]
     python agent.py probe --env=... --experiment=... --train_dir=... --output=answers.npz

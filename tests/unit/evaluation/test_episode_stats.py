@@ -33,7 +33,8 @@ def test_q63_a_script_that_exits_with_the_result_exits_with_the_status(status):
         f"sys.exit(EvaluationOutcome({status}, 5.0))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == status and done.stderr == ""
+    # A tuple would be printed and the code would be 1. (Libraries may have notices of their own.)
+    assert done.returncode == status and "5.0" not in done.stderr
 
 
 def test_rewards_are_stored_per_agent_episode():
