@@ -112,7 +112,7 @@ def test_policy_index(tmp_path: Path) -> None:
 
 
 def test_eval_deterministic(evaluate: Any, tmp_path: Path) -> None:
-    """With a policy that prefers an action only a little, sampled actions differ and the most probable one is always taken."""
+    """A policy that prefers one action a little: sampled actions differ, most probable ones do not."""
     (file,) = (tmp_path / "run" / "checkpoint_p0").iterdir()
     checkpoint = torch.load(file, weights_only=False)
     head = "action_parameterization.distribution_linear"

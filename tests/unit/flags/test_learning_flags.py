@@ -97,7 +97,9 @@ def test_vtrace_c(learner_with: Any) -> None:
     """Corrections of later steps reach back with weight c: their share of the first target is c^t."""
     targets = {c: vtrace(learner_with, f"--vtrace_c={c}")[1:3] for c in (0.1, 0.2, 0.4)}
     corrections = {c: target - value for c, (target, value) in targets.items()}
-    torch.testing.assert_close(corrections[0.1][:, -1], corrections[0.4][:, -1], msg="nothing comes after the last step")
+    torch.testing.assert_close(
+        corrections[0.1][:, -1], corrections[0.4][:, -1], msg="nothing comes after the last step"
+    )
     # Two steps before the end: x = delta + (gamma c) * x', linear in c.
     second_last = {c: x[:, -2] for c, x in corrections.items()}
     slope = (second_last[0.2] - second_last[0.1]) / 0.1

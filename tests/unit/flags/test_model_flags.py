@@ -75,7 +75,8 @@ def test_decoder_mlp_layers() -> None:
 
 @pytest.mark.parametrize("name, cls", [("elu", nn.ELU), ("relu", nn.ReLU), ("tanh", nn.Tanh)])
 def test_nonlinearity(name: str, cls: type) -> None:
-    activations = [m for m in make_model(f"--nonlinearity={name}").modules() if isinstance(m, nn.ELU | nn.ReLU | nn.Tanh)]
+    modules = make_model(f"--nonlinearity={name}").modules()
+    activations = [module for module in modules if isinstance(module, nn.ELU | nn.ReLU | nn.Tanh)]
     assert activations and all(isinstance(activation, cls) for activation in activations)
 
 
@@ -123,8 +124,11 @@ def test_stddev_flags() -> None:
 def test_continuous_tanh_scale() -> None:
     flags = ("--adaptive_stddev=False", "--normalize_input=False", "--policy_init_gain=50")
     obs = torch.randn(16, 4) * 10
-    free = act(make_model(*flags, actions=box_actions(2)), obs)["action_logits"][:, :2]
-    limited = act(make_model(*flags, "--continuous_tanh_scale=1.5", actions=box_actions(2)), obs)["action_logits"][:, :2]
+
+    def means(*more: str) -> torch.Tensor:
+        return act(make_model(*flags, *more, actions=box_actions(2)), obs)["action_logits"][:, :2]
+
+    free, limited = means(), means("--continuous_tanh_scale=1.5")
     assert float(free.abs().max()) > 1.5
     torch.testing.assert_close(limited, 1.5 * torch.tanh(free / 1.5))
 

@@ -1,4 +1,4 @@
-"""Every flag about reports, checkpoints, life signs and trackers is obeyed by the runner. Time is a number set by hand."""
+"""Every flag about reports, checkpoints, life signs and trackers is obeyed by the runner; time is set by hand."""
 
 from __future__ import annotations
 
@@ -264,6 +264,18 @@ def test_with_pbt(runner_with: Any) -> None:
 @pytest.mark.parametrize("ui, cls", [("none", SilentView), ("plain", PlainView), ("rich", LiveView)])
 def test_ui(runner_with: Any, ui: str, cls: type) -> None:
     assert type(runner_with(f"--ui={ui}").view._view) is cls
+
+
+@pytest.mark.parametrize("behavior, is_kept", [("resume", True), ("restart", False), ("overwrite", False)])
+def test_restart_behavior(tmp_path: Path, behavior: str, is_kept: bool) -> None:
+    """--restart_behavior: an existing experiment is continued or put aside."""
+    earlier = tmp_path / "test" / "notes.txt"
+    earlier.parent.mkdir()
+    earlier.write_text("of the earlier run")
+    flags = ("--env=CartPole-v1", "--ui=none", f"--restart_behavior={behavior}")
+    make_runner(make_cfg(tmp_path, *flags))[1]._close()
+    assert earlier.exists() is is_kept
+    assert len(list(tmp_path.glob("test*/notes.txt"))) == 1, "nothing is ever lost"
 
 
 # --- Weights & Biases ---

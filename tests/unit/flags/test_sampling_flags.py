@@ -125,7 +125,7 @@ def advance_until_idle(worker: RolloutWorker) -> int:
 def test_decorrelate_experience_and_benchmark(
     flags: tuple[str, ...], delay_sec: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """--decorrelate_experience_max_seconds, --benchmark: worker 1 of 2 waits half of the time after its first rollout."""
+    """--decorrelate_experience_max_seconds, --benchmark: worker 1 of 2 waits half of the time, once."""
     clock = Clock()
     monkeypatch.setattr(rollout_worker_module, "time", clock)
     cfg = sampling_cfg("--rollout=8", *flags)
