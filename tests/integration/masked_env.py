@@ -76,6 +76,23 @@ class TwoAgents(gym.Env, TrainingInfoInterface, RewardShapingInterface):
         return [np.array([agent, self.steps / 10], np.float32) for agent in range(2)]
 
 
+class ConstantEnv(gym.Env):
+    """The same observation for ever, three actions."""
+
+    observation_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
+    action_space = gym.spaces.Discrete(3)
+
+    def reset(self, *, seed=None, options=None):
+        return np.ones(2, np.float32), {}
+
+    def step(self, action):
+        return np.ones(2, np.float32), 0.0, False, False, {}
+
+
+def make_constant_env(full_env_name, cfg=None, env_config=None, render_mode=None):
+    return ConstantEnv()
+
+
 def make_masked_env(full_env_name, cfg=None, env_config=None, render_mode=None):
     return MaskedEnv()
 
@@ -86,4 +103,5 @@ def make_two_agents(full_env_name, cfg=None, env_config=None, render_mode=None):
 
 def register_custom_components():
     register_env("masked_env", make_masked_env)
+    register_env("constant_env", make_constant_env)
     register_env("two_agents", make_two_agents)

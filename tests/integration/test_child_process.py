@@ -63,7 +63,10 @@ def test_child_ends_cleanly_when_its_loop_is_stopped():
     assert (process.exitcode, process.error()) == (0, None)
 
 
-@pytest.mark.parametrize(("mode", "init_func", "text"), [("raise", no_setup, "boom in the child"), ("run", raising_setup, "boom during set-up")])
+@pytest.mark.parametrize(
+    ("mode", "init_func", "text"),
+    [("raise", no_setup, "boom in the child"), ("run", raising_setup, "boom during set-up")],
+)
 def test_exception_reaches_the_parent_with_its_traceback(mode, init_func, text):
     process = start_child(mode, init_func)
     process.join(30)

@@ -12,7 +12,8 @@ from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.algo.utils.rl_utils import samples_per_trajectory
 from sample_factory.cfg.arguments import checkpoint_override_defaults, parse_full_cfg, parse_sf_args
 from sample_factory.envs.env_resolution import resolve_env
-from sample_factory.eval import do_eval
+from sample_factory.eval import _write_csv, do_eval
+from sample_factory.utils.attr_dict import AttrDict
 from tests.integration.harness import SERIAL, SYNC, TINY, experiment, parse, train
 
 pytestmark = pytest.mark.multiproc
@@ -67,7 +68,9 @@ def evaluate(tmp_path, *args):
     return do_eval(parse_full_cfg(parser, argv))
 
 
-@pytest.mark.parametrize("args", [(), ("--batched_sampling=True",), ("--serial_mode=True",), ("--eval_deterministic=True",)])
+@pytest.mark.parametrize(
+    "args", [(), ("--batched_sampling=True",), ("--serial_mode=True",), ("--eval_deterministic=True",)]
+)
 def test_fast_evaluation_writes_one_row_per_episode(tmp_path, args):
     """Q20: batched mode reports the same keys; Q21: serial mode needs no learner."""
     train(tmp_path, *SERIAL, *SYNC)
@@ -87,3 +90,24 @@ def test_fast_evaluation_without_a_checkpoint_fails_with_a_message(tmp_path, cap
     for file in (experiment(tmp_path) / "checkpoint_p0").iterdir():
         file.unlink()
     assert evaluate(tmp_path) == ExperimentStatus.FAILURE
+
+
+def evaluated_actions(tmp_path, deterministic: bool) -> set[float]:
+    """Actions of one untrained policy for one constant observation."""
+    from tests.integration.masked_env import register_custom_components
+
+    register_custom_components()
+    cfg = parse(tmp_path, *TINY, *SERIAL, f"--eval_deterministic={deterministic}", env="constant_env", evaluation=True)
+    return {float(a) for t in sample(cfg, 300) for a in t["actions"].unique()}
+
+
+def test_q23_deterministic_evaluation_takes_the_most_likely_action(tmp_path):
+    assert len(evaluated_actions(tmp_path, deterministic=True)) == 1
+    assert len(evaluated_actions(tmp_path, deterministic=False)) == 3
+
+
+def test_q51_statistics_of_different_lengths_share_a_table(tmp_path):
+    cfg = AttrDict(train_dir=str(tmp_path), experiment="test", csv_folder_name="evaluation")
+    _write_csv(cfg, {"reward": [[1.0, 2.0]], "optional": [[5.0]]}, policy_id=0)
+    with open(experiment(tmp_path) / "evaluation" / "eval_p0.csv") as file:
+        assert list(csv.reader(file)) == [["", "reward", "optional"], ["0", "1.0", "5.0"], ["1", "2.0", ""]]

@@ -149,3 +149,31 @@ def test_resume_continues_the_counts_exactly(tmp_path):
     assert second.env_steps[0] > 4000
     train_step, env_steps = map(int, checkpoints(tmp_path)[-1].stem.split("_")[1:])
     assert env_steps == train_step * 64
+
+
+def test_q03_short_runs_have_reward_curves(tmp_path):
+    """A few episodes in a few seconds are enough; the window of 100 episodes need not be full."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    status, runner = train(tmp_path, *SERIAL, "--train_for_env_steps=1000")
+    assert status == ExperimentStatus.SUCCESS
+    assert 0 < len(runner.policy_avg_stats["reward"][0]) < 100
+    events = EventAccumulator(str(experiment(tmp_path) / ".summary" / "0"))
+    events.Reload()
+    tags = set(events.Tags()["scalars"])
+    assert {"reward/reward", "reward/reward_min", "len/len_max", "policy_stats/avg_true_objective"} <= tags
+    assert {"train/loss", "train/entropy", "train/kl_divergence", "train/version_diff_avg"} <= tags
+    assert {"stats/master_process_memory_mb", "stats/memory_learner"} <= tags
+
+
+def test_q15_extra_summaries_is_declared_as_it_is_called():
+    import inspect
+
+    from sample_factory.algo.runners.runner import AlgoObserver
+
+    assert list(inspect.signature(AlgoObserver.extra_summaries).parameters)[1:] == [
+        "runner",
+        "policy_id",
+        "writer",
+        "env_steps",
+    ]
