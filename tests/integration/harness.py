@@ -71,7 +71,7 @@ def parse(train_dir: Path, *args: str, env: str = "CartPole-v1", add_args=None, 
 
 def train(train_dir: Path, *args: str, env: str = "CartPole-v1", add_args=None, observer=None) -> tuple[int, Runner]:
     """A tiny training in this process (and its children); returns the exit code and the runner."""
-    cfg, runner = make_runner(parse(train_dir, *TINY, *args, env=env, add_args=add_args))
+    _, runner = make_runner(parse(train_dir, *TINY, *args, env=env, add_args=add_args))
     if observer is not None:
         runner.register_observer(observer)
     status = runner.init()
