@@ -113,5 +113,5 @@ def test_q39_children_die_with_a_killed_main_process():
     child = psutil.Process(int(main.stdout.readline()))
     main.kill()
     main.wait()
-    gone, alive = psutil.wait_procs([child], timeout=5)
+    _gone, alive = psutil.wait_procs([child], timeout=5)
     assert not alive

@@ -32,7 +32,7 @@ def test_forbidden_actions_are_never_taken(tmp_path, mode, batched):
 
     # Without input normalisation, whose statistics change before the first update, the weights are all that matters.
     args = (f"--batched_sampling={batched}", "--use_rnn=True", "--normalize_input=False")
-    status, runner = train(tmp_path, *MODES[mode], *args, env="masked_env", observer=Ratios())
+    status, _runner = train(tmp_path, *MODES[mode], *args, env="masked_env", observer=Ratios())
     assert status == ExperimentStatus.SUCCESS
     if mode == "serial_sync":
         assert ratios[0]["ratio_max"] == pytest.approx(1.0, abs=1e-3)

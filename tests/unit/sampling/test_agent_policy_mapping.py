@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,7 @@ def test_q25_without_mixing_all_agents_of_an_environment_follow_one_policy():
 
 def test_policies_are_kept_for_a_while():
     rounds = episodes(mapping(pbt_mix_policies_in_one_env=False), 100)[5:]
-    changes = sum(a != b for a, b in zip(rounds, rounds[1:], strict=False))
+    changes = sum(a != b for a, b in itertools.pairwise(rounds))
     assert changes <= 100 / 10
 
 
