@@ -26,7 +26,9 @@ OPTIONAL = (
 # Runs in a fresh interpreter: modules of this test session must not be seen.
 PROGRAM = """
 import importlib, json, logging, os, signal, sys, threading
-import psutil
+import gymnasium, psutil  # plug-ins of old Gymnasium versions import what they like
+
+loaded_by_others = set(sys.modules)
 
 ids = [s for s in (signal.SIGINT, signal.SIGTERM)]
 handlers = [str(signal.getsignal(s)) for s in ids]
@@ -35,7 +37,7 @@ for module in sys.argv[1:]:
     importlib.import_module(module)
 torch = sys.modules.get("torch")
 print(json.dumps({
-    "modules": [m for m in sys.modules if "." not in m],
+    "modules": [m for m in sys.modules if "." not in m and m not in loaded_by_others],
     "children": len(psutil.Process().children()),
     "threads": threading.active_count(),
     "cuda": bool(torch) and torch.cuda.is_initialized(),
