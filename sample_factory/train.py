@@ -56,6 +56,9 @@ def run_rl(cfg: Config) -> StatusCode:
     try:
         status = runner.init()
     except KeyboardInterrupt:
-        log.info("Interrupted before training started")
+        runner.abort("interrupted before training started", ExperimentStatus.INTERRUPTED)
         return ExperimentStatus.INTERRUPTED
+    except Exception as exc:
+        runner.abort(f"{type(exc).__name__}: {exc}", ExperimentStatus.FAILURE)
+        raise
     return runner.run() if status == ExperimentStatus.SUCCESS else status

@@ -18,11 +18,12 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
-from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, POLICY_ID_KEY
+from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, POLICY_ID_KEY, TIME_SHARES
 from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeights
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.gpu_utils import cuda_envvars_for_policy
@@ -31,6 +32,7 @@ from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import init_file_logger, log, set_process_niceness
 
 _BATCHER_CHECK_SEC = 1.0
+_REPORT_INTERVAL_SEC = 3.0
 _CUDA_CACHE_CLEANUP_SEC = 30.0
 
 
@@ -82,6 +84,8 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.param_server = ParameterServer(policy_id, buffer_mgr.policy_versions, cfg.serial_mode, weights)
         self.learner = Learner(cfg, env_info, buffer_mgr.policy_versions, policy_id, self.param_server)
         self.training_iteration_since_resume = 0
+        self._time_shares = TimeShares(self.timing, {"learner: train": "train"})
+        self._report_timer: PeriodicTimer | None = None
         self._batcher_thread: BatcherThread | None = None
         self._batcher_check_timer: PeriodicTimer | None = None
         self._cuda_cache_timer: PeriodicTimer | None = None
@@ -121,8 +125,13 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         # The weights themselves are in the parameter server: no tensor travels with the message.
         self.model_initialized.emit((policy_id, None, str(device), policy_version))
         self.report_msg.emit({LEARNER_ENV_STEPS: self.learner.env_steps, POLICY_ID_KEY: self.policy_id})
+        self._report_timer = PeriodicTimer(self.event_loop, _REPORT_INTERVAL_SEC)
+        self._report_timer.timeout.connect(self._report_time_shares)
         self.start_heartbeat()
         self.initialized.emit()
+
+    def _report_time_shares(self) -> None:
+        self.report_msg.emit({TIME_SHARES: self._time_shares.report()})
 
     def _empty_cuda_cache(self) -> None:
         torch.cuda.empty_cache()
@@ -181,10 +190,9 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         if self.is_stopped:
             return
         self.save()
-        if self._batcher_check_timer is not None:
-            self._batcher_check_timer.stop()
-        if self._cuda_cache_timer is not None:
-            self._cuda_cache_timer.stop()
+        for timer in (self._batcher_check_timer, self._report_timer, self._cuda_cache_timer):
+            if timer is not None:
+                timer.stop()
         if self._batcher_thread is not None:
             self._batcher_thread.join(timeout=self.cfg.fault_timeout)
         super().on_stop(*args)

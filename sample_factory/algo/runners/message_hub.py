@@ -9,12 +9,18 @@ from typing import TYPE_CHECKING
 from signal_slot.signal_slot import EventLoop, EventLoopObject
 
 from sample_factory.algo.runners.summaries import SummaryReporter
-from sample_factory.algo.sampling.stats import samples_stats_handler, stats_msg_handler, timing_msg_handler
+from sample_factory.algo.sampling.stats import (
+    samples_stats_handler,
+    stats_msg_handler,
+    time_shares_msg_handler,
+    timing_msg_handler,
+)
 from sample_factory.algo.utils.misc import (
     EPISODIC,
     LEARNER_ENV_STEPS,
     SAMPLES_COLLECTED,
     STATS_KEY,
+    TIME_SHARES,
     TIMING_STATS,
     TRAIN_STATS,
 )
@@ -39,6 +45,7 @@ class MessageHub(EventLoopObject):
         self.msg_handlers: dict[str, list[MsgHandler]] = {
             TIMING_STATS: [timing_msg_handler],
             STATS_KEY: [stats_msg_handler],
+            TIME_SHARES: [time_shares_msg_handler],
         }
         self.policy_msg_handlers: dict[str, list[PolicyMsgHandler]] = {
             LEARNER_ENV_STEPS: [_learner_steps_handler],

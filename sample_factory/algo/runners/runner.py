@@ -156,9 +156,13 @@ class Runner(PeriodicDuties, Configurable):
 
     def _fail_init(self, cause: str, status: StatusCode) -> StatusCode:
         log.error(cause)
-        self.status, self.stop_cause = status, cause.strip().splitlines()[-1]
-        self._close()
+        self.abort(cause.strip().splitlines()[-1], status)
         return status
+
+    def abort(self, cause: str, status: StatusCode) -> None:
+        """The run ends before it started: leave a result, give back the folder."""
+        self.status, self.stop_cause = status, cause
+        self._close()
 
     def connect_components(self) -> None:
         """Connect everything with everything else; see ``wiring`` for the table."""

@@ -16,12 +16,20 @@ from sample_factory.algo.sampling.request_batching import act, make_request_batc
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
-from sample_factory.algo.utils.misc import POLICY_ID_KEY, SAMPLES_COLLECTED, STATS_KEY, TIMING_STATS, memory_stats
+from sample_factory.algo.utils.misc import (
+    POLICY_ID_KEY,
+    SAMPLES_COLLECTED,
+    STATS_KEY,
+    TIME_SHARES,
+    TIMING_STATS,
+    memory_stats,
+)
 from sample_factory.algo.utils.model_sharing import ParameterServer, make_parameter_client
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr, policy_device
+from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import inference_context, init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.gpu_utils import cuda_envvars_for_policy
@@ -32,6 +40,7 @@ from sample_factory.utils.utils import init_file_logger, log, set_process_nicene
 _NICENESS_OFFSET = 2
 _REPORT_INTERVAL_SEC = 3.0
 _REQUEST_COUNT_WINDOW = 50
+_TIME_SHARES = {"inference: wait": "wait_policy_total", "inference: act": "handle_policy_step"}
 
 
 def init_inference_process(sf_context: SampleFactoryContext, worker: InferenceWorker) -> None:
@@ -71,6 +80,7 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.device: torch.device | None = None
         self.deterministic = bool(getattr(cfg, "eval_deterministic", False))  # known to evaluation only
         self.is_ready = False
+        self._time_shares = TimeShares(self.timing, _TIME_SHARES)
         self._samples_since_report = 0
         self._request_counts: deque[int] = deque(maxlen=_REQUEST_COUNT_WINDOW)
         self._report_timer: PeriodicTimer | None = None
@@ -130,6 +140,7 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
                 SAMPLES_COLLECTED: self._samples_since_report,
                 POLICY_ID_KEY: self.policy_id,
                 STATS_KEY: stats,
+                TIME_SHARES: self._time_shares.report(),
             }
         )
         self._samples_since_report = 0

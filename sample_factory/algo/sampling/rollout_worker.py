@@ -21,10 +21,12 @@ from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, Vector
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
-from sample_factory.algo.utils.misc import new_trajectories_signal
+from sample_factory.algo.utils.misc import TIME_SHARES, new_trajectories_signal
+from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr, rollouts_per_iteration
+from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import inference_context, init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.gpu_utils import set_gpus_for_process
@@ -39,6 +41,13 @@ from sample_factory.utils.utils import (
 )
 
 _NICENESS_OFFSET = 10
+_REPORT_INTERVAL_SEC = 3.0
+_TIME_SHARES = {
+    "rollout: env": "env_step",
+    "rollout: record": "overhead",
+    "rollout: request": "enqueue_policy_requests",
+    "rollout: wait": "wait_for_actions",
+}
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -100,6 +109,8 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self._asked: list[list[PolicyID] | None] = [None] * self.num_splits
         self._is_decorrelated = cfg.benchmark
         self._pause_until = 0.0  # monotonic time
+        self._time_shares = TimeShares(self.timing, _TIME_SHARES)
+        self._report_timer: PeriodicTimer | None = None
         self.is_initialized = False
 
     @signal
@@ -127,7 +138,13 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self.env_runners.append(runner)
         self.is_initialized = True
         self.event_loop.add_poller(self)
+        if self.worker_idx == 0:  # the others spend their time alike
+            self._report_timer = PeriodicTimer(self.event_loop, _REPORT_INTERVAL_SEC)
+            self._report_timer.timeout.connect(self._report_time_shares)
         self.start_heartbeat()
+
+    def _report_time_shares(self) -> None:
+        self.report_msg.emit({TIME_SHARES: self._time_shares.report()})
 
     def on_update_training_info(self, training_info: dict[PolicyID, dict[str, Any]]) -> None:
         for policy_id, info in training_info.items():
@@ -150,6 +167,8 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         if self.is_stopped:
             return
         self.event_loop.remove_poller(self)
+        if self._report_timer is not None:
+            self._report_timer.stop()
         for runner in self.env_runners:
             runner.close()
         super().on_stop(*args)

@@ -22,6 +22,7 @@ TRAIN_STATS = "train"
 TIMING_STATS = "timing"
 STATS_KEY = "stats"
 SAMPLES_COLLECTED = "samples_collected"
+TIME_SHARES = "time_shares"
 POLICY_ID_KEY = "policy_id"
 
 
