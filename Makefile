@@ -22,12 +22,16 @@ $(STAMP): setup.py
 TRAIN_DIR ?= train_dir
 EXPERIMENT ?= cartpole
 
+CARTPOLE_FLAGS := --env=CartPole-v1 --seed=1 --device=cpu --num_workers=2 --num_envs_per_worker=8 --worker_num_splits=2 \
+	--use_rnn=False --encoder_mlp_layers 64 64 --nonlinearity=tanh --rollout=128 --batch_size=512 \
+	--num_batches_per_epoch=4 --num_epochs=6 --learning_rate=0.001 --lr_schedule=linear_decay \
+	--exploration_loss_coeff=0.0 --ppo_clip_ratio=0.2 --max_grad_norm=0.5 --value_bootstrap=True \
+	--train_for_env_steps=250000
+
 train: $(STAMP)
 	$(BIN)/python -m sf_examples.train_gym_env $(CARTPOLE_FLAGS) --train_dir=$(TRAIN_DIR) --experiment=$(EXPERIMENT)
 	$(BIN)/python -m sample_factory.enjoy --env=CartPole-v1 --train_dir=$(TRAIN_DIR) --experiment=$(EXPERIMENT) \
-		--no_render --max_num_episodes=100 --load_checkpoint_kind=best
-
-CARTPOLE_FLAGS := --env=CartPole-v1 --seed=1 --device=cpu --num_workers=2 --num_envs_per_worker=16 --use_rnn=False
+		--no_render --max_num_episodes=100
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q tests
