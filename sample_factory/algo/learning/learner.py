@@ -109,6 +109,8 @@ class Learner(LearnerPersistence):
         self.last_summary_time = 0.0
         self.summary_rate_decay_seconds = LinearDecay([(0, 2), (100000, 60), (1000000, 120)])
         self._rng: np.random.Generator = np.random.default_rng()
+        # Apart from the other one: summaries are due by the clock, which must not shift the order of minibatches.
+        self._summary_rng: np.random.Generator = np.random.default_rng()
         self._skips = SkipCounter()
 
     # --- set-up ---
@@ -141,6 +143,7 @@ class Learner(LearnerPersistence):
         """Own random streams for every policy. Policy 0 keeps the weights that a seed has always given."""
         seed = self.cfg.seed
         self._rng = component_rng(self.cfg, "minibatches", self.policy_id)
+        self._summary_rng = component_rng(self.cfg, "summaries", self.policy_id)
         if seed is None:
             return
         if self.policy_id > 0:
@@ -366,8 +369,8 @@ class Learner(LearnerPersistence):
     def _choose_summary_position(self) -> tuple[int, int]:
         """(epoch, minibatch) to report on: the very last one half of the time, otherwise any."""
         num_epochs, num_batches = self.cfg.num_epochs, self.cfg.num_batches_per_epoch
-        if self._rng.random() < 0.5:
-            return int(self._rng.integers(num_epochs)), int(self._rng.integers(num_batches))
+        if self._summary_rng.random() < 0.5:
+            return int(self._summary_rng.integers(num_epochs)), int(self._summary_rng.integers(num_batches))
         return num_epochs - 1, num_batches - 1
 
     def _record_summaries(self, train_loop_vars: AttrDict) -> AttrDict:

@@ -149,9 +149,10 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
             stats = self.learner.train(self.batcher.training_batches[batch_idx])
         self.training_iteration_since_resume += 1
         self.training_batch_released.emit(batch_idx, self.training_iteration_since_resume)
-        self.finished_training_iteration.emit(self.training_iteration_since_resume)
+        # The numbers come first: whether training is complete is decided by this iteration, not by the clock.
         if stats is not None:
             self.report_msg.emit(stats)
+        self.finished_training_iteration.emit(self.training_iteration_since_resume)
 
     # --- saving and loading ---
 
