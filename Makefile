@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast format lint type check compat learning docs-reference clean
+.PHONY: install train test test-fast soak format lint type check compat learning docs-reference clean
 
 install: $(STAMP)
 
@@ -34,7 +34,7 @@ train: $(STAMP)
 		--no_render --max_num_episodes=100
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q tests -m "not soak"
 
 # --- development ---
 
@@ -53,6 +53,10 @@ type: $(STAMP)
 	$(BIN)/mypy
 
 check: lint type test-fast
+
+# Minutes: runs that are killed again and again.
+soak: $(STAMP)
+	$(BIN)/python -m pytest -q tests/soak -m soak
 
 # Hours: every training mode and kind of task by several seeds. Goes on where it was interrupted.
 learning: $(STAMP)

@@ -88,6 +88,8 @@ def _evaluate(cfg: AttrDict) -> EpisodeStats:
     """Run the evaluation of a complete configuration; saves the video and pushes to the hub if asked to."""
     resolve_env(cfg)
     check_cfg_before_evaluation(cfg)
+    if cfg.save_video:
+        _require_video_encoder()
     render_action_repeat = apply_eval_frameskip(cfg)
     cfg.num_envs = 1
     device = torch.device("cuda" if resolve_device(cfg) == "gpu" else "cpu")
@@ -109,6 +111,16 @@ def _evaluate(cfg: AttrDict) -> EpisodeStats:
         log.warning("No episode finished within %d frames: the average reward is unknown (nan)", loop.num_frames)
     _publish(cfg, viewer, stats)
     return stats
+
+
+def _require_video_encoder() -> None:
+    """Better before the evaluation than after it."""
+    from sample_factory.huggingface.videos import require_video_encoder  # lazy, like all of the hub's layer
+
+    try:
+        require_video_encoder()
+    except RuntimeError as exc:
+        raise ConfigError([f"--save_video: {exc}"]) from exc
 
 
 def _open_env(cfg: AttrDict) -> tuple[BatchedVecEnv, dict[str, Tensor]]:

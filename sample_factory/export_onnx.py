@@ -29,6 +29,7 @@ from sample_factory.envs.env_resolution import resolve_env
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from sample_factory.utils.typing import Config, ObsSpace, StatusCode
+from sample_factory.utils.utils import is_module_available
 
 RNN_STATES = "rnn_states"
 OUTPUT_ACTIONS = "output_actions"
@@ -165,6 +166,8 @@ def export_onnx(cfg: Config, f: str) -> StatusCode:
 
 
 def _write_graph(exporter: OnnxExporter, args: dict[str, Tensor], f: str, has_dynamic_batch: bool) -> None:
+    if not is_module_available("onnxscript"):
+        raise RuntimeError('ONNX export needs the packages onnx and onnxscript: pip install "sample-factory[onnx]"')
     input_names = list(args)
     with torch.no_grad():
         output_names = _output_names(exporter, exporter(**args))

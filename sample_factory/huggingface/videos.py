@@ -57,18 +57,23 @@ def write_mp4(path: str, frames: Sequence[np.ndarray], fps: float) -> None:
     if len(shapes) != 1:
         raise ValueError(f"all frames of a video need the same size, got {sorted(shapes)}")
 
+    require_video_encoder()
     temporary = str(Path(path).with_name(f".{Path(path).stem}.{os.getpid()}.tmp.mp4"))
     try:
         ffmpeg = find_ffmpeg()
         if ffmpeg is not None:
             _write_with_ffmpeg(ffmpeg, temporary, frames, fps)
-        elif is_module_available("cv2"):
-            _write_with_opencv(temporary, frames, fps)
         else:
-            raise RuntimeError(f"No video encoder found: {_ENCODER_REPAIR}")
+            _write_with_opencv(temporary, frames, fps)
         os.replace(temporary, path)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def require_video_encoder() -> None:
+    """:raises RuntimeError: nothing installed here can write a video; says what to install."""
+    if find_ffmpeg() is None and not is_module_available("cv2"):
+        raise RuntimeError(f"No video encoder found: {_ENCODER_REPAIR}")
 
 
 def find_ffmpeg() -> str | None:

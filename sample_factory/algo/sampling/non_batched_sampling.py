@@ -21,6 +21,7 @@ from sample_factory.algo.utils.env_actions import make_action_converter
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv, make_env_func_non_batched
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
+from sample_factory.algo.utils.random_actions import sample_action
 from sample_factory.algo.utils.seeding import component_rng, env_seed
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.envs.env_utils import (
@@ -128,7 +129,7 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         action_space = self.env_info.action_space
         action_space.seed(int(component_rng(self.cfg, "decorrelation", env_id).integers(2**31)))
         for _ in range(num_steps):
-            actions = [action_space.sample(o.get("action_mask") if isinstance(o, dict) else None) for o in obs]
+            actions = [sample_action(action_space, o.get("action_mask") if isinstance(o, dict) else None) for o in obs]
             obs, *_ = env.step(actions)
         return obs
 
