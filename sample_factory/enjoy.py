@@ -88,7 +88,7 @@ def _evaluate(cfg: AttrDict) -> EpisodeStats:
     """Run the evaluation of a complete configuration; saves the video and pushes to the hub if asked to."""
     resolve_env(cfg)
     check_cfg_before_evaluation(cfg)
-    if cfg.save_video:
+    if cfg.save_video and not (cfg.video_name or "").endswith(".gif"):  # GIFs need no encoder
         _require_video_encoder()
     render_action_repeat = apply_eval_frameskip(cfg)
     cfg.num_envs = 1

@@ -192,7 +192,8 @@ def test_video_gets_the_frames_of_the_first_episode(countdown, tmp_path, monkeyp
     huggingface_utils = pytest.importorskip("sample_factory.huggingface.huggingface_utils")
     calls: list = []
     monkeypatch.setattr(huggingface_utils, "generate_replay_video", lambda *args: calls.append(args))
-    enjoy(parse_eval("countdown", tmp_path, "--save_video", "--video_frames=-1", "--max_num_episodes=2"))
+    options = ("--save_video", "--video_name=replay.gif", "--video_frames=-1", "--max_num_episodes=2")
+    enjoy(parse_eval("countdown", tmp_path, *options))
     ((folder, frames, fps, _),) = calls
     assert folder == str(tmp_path / "run") and fps == 30
     assert [int(frame[0, 0, 0]) for frame in frames] == [0, 1, 2, 3, 4]
