@@ -113,6 +113,33 @@ def _sync_policies_share_envs(cfg: AttrDict) -> str | None:
     )
 
 
+def _batched_workers_serve_all_policies(cfg: AttrDict) -> str | None:
+    """A batched rollout worker serves one policy; one nobody serves would never train, and the run never end."""
+    workers, policies = cfg.num_workers, cfg.num_policies
+    if not cfg.batched_sampling or policies == 1:
+        return None
+    if workers < policies:
+        return (
+            f"--batched_sampling=True: --num_workers={workers} cannot serve --num_policies={policies}; "
+            "each policy needs a worker"
+        )
+    if cfg.async_rl or workers % policies == 0:
+        return None
+    return (
+        f"--async_rl=False with --batched_sampling=True needs the same number of workers for every policy; make "
+        f"--num_workers={workers} a multiple of --num_policies={policies}"
+    )
+
+
+def _heartbeats_fit_their_check(cfg: AttrDict) -> str | None:
+    if cfg.heartbeat_interval < cfg.heartbeat_reporting_interval:
+        return None
+    return (
+        f"--heartbeat_interval={cfg.heartbeat_interval} has to be below --heartbeat_reporting_interval="
+        f"{cfg.heartbeat_reporting_interval}, or healthy components look dead"
+    )
+
+
 def _adaptive_lr_interval(cfg: AttrDict) -> str | None:
     if not cfg.lr_schedule.startswith("kl_adaptive") or cfg.lr_adaptive_min <= cfg.lr_adaptive_max:
         return None
@@ -152,6 +179,8 @@ TRAINING_RULES = (
     Rule(("use_rnn", "with_vtrace", "rollout", "recurrence"), _recurrence_of_vtrace),
     Rule(("use_rnn", "with_vtrace", "rollout", "recurrence", "num_batches_per_epoch"), _recurrence_divides_rollout),
     Rule(("async_rl", "num_workers", "num_envs_per_worker", "num_policies"), _sync_policies_share_envs),
+    Rule(("batched_sampling", "async_rl", "num_workers", "num_policies"), _batched_workers_serve_all_policies),
+    Rule(("heartbeat_interval", "heartbeat_reporting_interval"), _heartbeats_fit_their_check),
     Rule(("lr_schedule", "lr_adaptive_min", "lr_adaptive_max"), _adaptive_lr_interval),
     Rule(("with_pbt", "pbt_perturb_min", "pbt_perturb_max"), _pbt_factors),
 )

@@ -29,7 +29,7 @@ TINY = (
     "--use_rnn=False",
     "--decorrelate_envs_on_one_worker=False",
     "--train_for_env_steps=2000",
-    "--train_for_seconds=40",
+    "--train_for_seconds=1000",
     "--seed=1",
     "--ui=none",
 )

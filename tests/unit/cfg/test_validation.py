@@ -176,6 +176,22 @@ def test_batched_sampling_needs_no_relation_between_slices_and_dataset() -> None
     assert problems_of(1, **changes) == []
 
 
+@pytest.mark.parametrize(
+    ("workers", "policies", "async_rl", "ok"),
+    [(2, 2, True, True), (1, 2, True, False), (3, 2, True, True), (3, 2, False, False), (4, 2, False, True)],
+)
+def test_batched_workers_serve_every_policy(workers: int, policies: int, async_rl: bool, ok: bool) -> None:
+    changes = dict(batched_sampling=True, num_workers=workers, num_policies=policies, async_rl=async_rl)
+    found = problems_of(None, **changes, num_envs_per_worker=2)
+    assert any("--batched_sampling=True" in problem for problem in found) != ok
+
+
+def test_heartbeats_are_more_frequent_than_their_check() -> None:
+    assert problems_of(None, heartbeat_interval=30, heartbeat_reporting_interval=60) == []
+    (problem,) = problems_of(None, heartbeat_interval=60, heartbeat_reporting_interval=60)
+    assert "--heartbeat_interval=60" in problem
+
+
 def test_all_problems_at_once() -> None:
     found = problems_of(
         num_workers=0, batch_size=1000, num_envs_per_worker=3, experiment="", gamma=7, device="tpu", env=None

@@ -82,7 +82,7 @@ def test_intervals(runner_with: Any, clock: Clock) -> None:
         "_save_milestones": ("--save_milestones_sec=13", 13),
         "_check_heartbeats": ("--heartbeat_reporting_interval=17", 17),
     }
-    runner = runner_with(*(flag for flag, _ in expected.values()))
+    runner = runner_with("--heartbeat_interval=5", *(flag for flag, _ in expected.values()))
     calls: dict[str, list[float]] = {slot: [] for slot in expected}
     for slot, times in calls.items():
         setattr(runner, slot, lambda times=times: times.append(clock.now))
