@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -92,18 +93,38 @@ def checkpoints(train_dir: Path, policy_id: int = 0, prefix: str = "checkpoint")
     return sorted((experiment(train_dir) / f"checkpoint_p{policy_id}").glob(f"{prefix}_*.pth"))
 
 
-def cli(*args: str, module: str = "sf_examples.train_gym_env", **kwargs) -> subprocess.Popen:
-    """The same through the command line, as a process group of its own."""
+_started: list[subprocess.Popen] = []
+
+
+def cli(*args: str, module: str = "sf_examples.train_gym_env", sigint=signal.SIG_DFL, **kwargs) -> subprocess.Popen:
+    """The same through the command line, as a session of its own.
+
+    ``sigint``: disposition the process starts with, whatever that of the test runner is (a script that starts the
+    tests in the background makes it "ignore").
+    """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-m", module, *args],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         env=environment,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, sigint),
         **kwargs,
     )
+    _started.append(process)
+    return process
+
+
+def kill_all_started() -> None:
+    """For the end of a test that failed half-way: nothing it started may disturb the next one."""
+    for process in _started:
+        for left in processes_of_session(process.pid):
+            left.kill()
+        process.wait()
+        process.stdout.close()
+    _started.clear()
 
 
 def read_until(process: subprocess.Popen, text: str) -> list[str]:

@@ -17,6 +17,7 @@ from tests.integration.harness import (
     checkpoints,
     cli,
     experiment,
+    kill_all_started,
     processes_of_session,
     read_until,
     result_of,
@@ -29,10 +30,16 @@ FAULT_ENV = ("--env=fault_env", "--env_module=tests.integration.fault_env")
 TRAINING = "Heartbeat connected on RolloutWorker_w1"
 
 
-def start(tmp_path, *args, env=("--env=CartPole-v1",), **variables) -> subprocess.Popen:
+@pytest.fixture(autouse=True)
+def no_run_left_behind():
+    yield
+    kill_all_started()
+
+
+def start(tmp_path, *args, env=("--env=CartPole-v1",), sigint=signal.SIG_DFL, **variables) -> subprocess.Popen:
     os.environ.update(variables)
     try:
-        return cli(*env, f"--train_dir={tmp_path}", "--experiment=test", *ENDLESS, *args)
+        return cli(*env, f"--train_dir={tmp_path}", "--experiment=test", *ENDLESS, *args, sigint=sigint)
     finally:
         for name in variables:
             del os.environ[name]
@@ -84,6 +91,16 @@ def test_second_ctrl_c_does_not_wait_for_anybody(tmp_path):
     process.send_signal(signal.SIGINT)
     returncode, _ = finish(process)
     assert returncode == 2
+
+
+def test_run_started_in_the_background_of_a_script_ends_by_sigterm(tmp_path):
+    """Such runs inherit "ignore SIGINT" and keep it."""
+    process = start(tmp_path, sigint=signal.SIG_IGN)
+    wait_for_iterations(process)
+    process.send_signal(signal.SIGINT)
+    read_until(process, "Fps is")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process)[0] == 143
 
 
 def test_signal_during_start_leaves_nothing(tmp_path):

@@ -8,11 +8,25 @@ import psutil
 import pytest
 
 from sample_factory.algo.learning.checkpoints import read_checkpoint
-from tests.integration.harness import TINY, assert_nothing_left, checkpoints, cli, processes_of_session, read_until
+from tests.integration.harness import (
+    TINY,
+    assert_nothing_left,
+    checkpoints,
+    cli,
+    kill_all_started,
+    processes_of_session,
+    read_until,
+)
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 NUM_ROUNDS = 15
+
+
+@pytest.fixture(autouse=True)
+def no_run_left_behind():
+    yield
+    kill_all_started()
 
 
 def newest_env_steps(tmp_path) -> int:
