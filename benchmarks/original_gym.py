@@ -8,7 +8,11 @@ Run by the Python of an environment that has `sample-factory` installed, from a 
 
 from __future__ import annotations
 
+import os
 import sys
+
+# The wheel loads its own checkpoints with a default of torch.load that newer versions of PyTorch changed.
+os.environ.setdefault("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
 
 import gymnasium as gym
 
