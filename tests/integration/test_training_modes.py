@@ -177,3 +177,21 @@ def test_q15_extra_summaries_is_declared_as_it_is_called():
         "writer",
         "env_steps",
     ]
+
+
+@pytest.mark.parametrize("hook", ["on_start", "on_training_step", "on_stop"])
+@pytest.mark.parametrize("mode", ["async", "serial_sync"])
+def test_raising_observer_ends_the_run(tmp_path, mode, hook):
+    class Raises(CountIterations):
+        pass
+
+    def raise_error(self, *args):
+        raise LookupError("a mistake of the user")
+
+    setattr(Raises, hook, raise_error)
+    status, runner = train(tmp_path, *MODES[mode], observer=Raises())
+    assert status == ExperimentStatus.FAILURE
+    assert result_of(tmp_path)["cause"] == "LookupError: a mistake of the user"
+    assert not runner.supervisor.running
+    if hook != "on_start":
+        assert checkpoints(tmp_path)

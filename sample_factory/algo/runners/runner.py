@@ -317,8 +317,10 @@ class Runner(PeriodicDuties, Configurable):
         """Whatever happened: no process left, profiles logged, result written, folder unlocked."""
         if self.view is not None:
             self.view.stop()
-        if not self.stopped:
-            self.stop.emit(self.object_id)
+        # Once more: an exception may have come in between. Components that stopped already do not listen any more.
+        self.stop.emit(self.object_id)
+        if self.buffer_mgr is not None:
+            self.buffer_mgr.channel.wake_all()
         gave_up = loop_status == EventLoopStatus.INTERRUPTED
         kill_now = gave_up or self._termination.kill_requested()
         killed = self.supervisor.join_or_kill(0.0 if kill_now else float(self.cfg.fault_timeout))
