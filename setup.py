@@ -15,10 +15,16 @@ EXTRAS = {
     "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],
     "image": ["opencv-python-headless>=4.8"],
 }
+# Everything the tests need, the optional parts included as far as they install quickly and are freely licensed.
 DEV = [
+    *EXTRAS["onnx"],
+    *EXTRAS["hub"],
+    *EXTRAS["video"],
+    *EXTRAS["image"],
     "gymnasium[classic-control]",
     "hypothesis>=6.100",
     "mypy==2.4.1",
+    "pettingzoo>=1.24",
     "pre-commit>=3.7",
     "pytest>=8.2",
     "pytest-timeout>=2.3",
