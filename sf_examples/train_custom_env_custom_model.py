@@ -12,14 +12,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from sample_factory.model.encoder import Encoder
-from sample_factory.model.model_utils import nonlinearity
 from torch import Tensor, nn
 
 from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.torch_utils import calc_num_elements
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.envs.env_utils import RewardShapingInterface, TrainingInfoInterface, register_env
+from sample_factory.model.encoder import Encoder
+from sample_factory.model.model_utils import nonlinearity
 from sample_factory.train import run_rl
 from sample_factory.utils.typing import Config, ObsSpace, StatusCode
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from sample_factory.eval import do_eval
-
 from sample_factory.cfg.arguments import checkpoint_override_defaults, parse_full_cfg, parse_sf_args
+from sample_factory.eval import do_eval
 from sample_factory.utils.typing import StatusCode
 from sf_examples.mujoco.mujoco_params import add_mujoco_env_args, mujoco_override_defaults
 from sf_examples.mujoco.train_mujoco import register_mujoco_components
