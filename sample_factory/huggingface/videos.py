@@ -113,7 +113,7 @@ def _write_with_opencv(path: str, frames: Sequence[np.ndarray], fps: float) -> N
     import cv2
 
     height, width = frames[0].shape[:2]
-    writer = cv2.VideoWriter(path, cv2.VideoWriter_fourcc(*"mp4v"), fps, (width, height))
+    writer = cv2.VideoWriter(path, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise RuntimeError(f"OpenCV could not open {path} for writing: {_ENCODER_REPAIR}")
     for frame in frames:
