@@ -206,6 +206,3 @@ class PolicyChannel:
         for row in self._inference_wake_ups:
             for wake_up in row:
                 wake_up.ring()
-
-    def wake_worker(self, worker_idx: int) -> None:
-        self._worker_wake_ups[worker_idx].ring()
