@@ -46,6 +46,7 @@ from sample_factory.algo.utils.seeding import component_rng, component_seed_sequ
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.decay import LinearDecay
 from sample_factory.utils.timing import Timing
@@ -216,7 +217,7 @@ class Learner(LearnerPersistence):
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
         with self.timing.add_time("forward"):
-            distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg)
+            distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg, StandardNetwork.of(self.actor_critic))
         out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg)
         return (
             distribution,

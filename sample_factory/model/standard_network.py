@@ -1,0 +1,103 @@
+"""Recognises models made of the package's own parts and runs them for the learner with fewer, larger operations.
+
+Models, parts or methods that anybody replaced, hooks, other devices and dtypes: ``StandardNetwork.of`` returns ``None``,
+and the model is called as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sample_factory.model.action_parameterization import ActionParameterizationDefault
+from sample_factory.model.actor_critic import ActorCritic, ActorCriticSharedWeights
+from sample_factory.model.core import ModelCoreIdentity
+from sample_factory.model.decoder import MlpDecoder
+from sample_factory.model.dense_stack import (
+    DenseStack,
+    dense,
+    dense_with_heads,
+    has_hooks,
+    plain_linear,
+    plain_stack,
+)
+from sample_factory.model.encoder import MlpEncoder, MultiInputEncoder
+
+# As defined here: replaced later, they must be called.
+_METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
+    (cls, tuple((name, getattr(cls, name)) for name in names))
+    for cls, names in (
+        (
+            ActorCriticSharedWeights,
+            ("forward", "forward_head", "forward_core", "forward_tail", "_run_actor", "action_distribution"),
+        ),
+        (MultiInputEncoder, ("forward",)),
+        (MlpEncoder, ("forward",)),
+        (ModelCoreIdentity, ("forward",)),
+        (MlpDecoder, ("forward",)),
+        (ActionParameterizationDefault, ("forward",)),
+    )
+)
+
+
+def _are_methods_original() -> bool:
+    return all(getattr(cls, name) is method for cls, methods in _METHODS for name, method in methods)
+
+
+def _is_plain(module: Any, cls: type) -> bool:
+    return type(module) is cls and not has_hooks(module)
+
+
+@dataclass(frozen=True)
+class StandardNetwork:
+    """Vector observations, MLP encoder, no memory, MLP decoder, one linear head each for actor and critic."""
+
+    obs_key: str
+    encoder: DenseStack
+    decoder: DenseStack
+    actor: tuple[Tensor, Tensor]
+    critic: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, model: ActorCritic) -> StandardNetwork | None:
+        """The network of this model as long as nobody changes the model's structure; ``None`` if it is another kind."""
+        if not _is_plain(model, ActorCriticSharedWeights) or not _are_methods_original():
+            return None
+        if any(name in model.__dict__ for name in ("forward_head", "forward_core", "forward_tail")):
+            return None
+        parts: dict[str, Any] = model._modules
+        encoder, decoder, head = parts["encoder"], parts["decoder"], parts["action_parameterization"]
+        if not (
+            _is_plain(encoder, MultiInputEncoder)
+            and len(encoder.obs_keys) == 1
+            and _is_plain(parts["core"], ModelCoreIdentity)
+            and _is_plain(decoder, MlpDecoder)
+            and _is_plain(head, ActionParameterizationDefault)
+        ):
+            return None
+        obs_key = encoder.obs_keys[0]
+        obs_encoder = encoder.encoders[obs_key]
+        if not _is_plain(obs_encoder, MlpEncoder):
+            return None
+        encoder_stack, decoder_stack = plain_stack(obs_encoder.mlp_head), plain_stack(decoder.mlp)
+        actor, critic = plain_linear(head.distribution_linear), plain_linear(parts["critic_linear"])
+        if encoder_stack is None or decoder_stack is None or actor is None or critic is None:
+            return None
+        return cls(obs_key, encoder_stack, decoder_stack, actor, critic)
+
+    def forward(self, normalized_obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits ``[b, A]`` and values ``[b]``."""
+        x = normalized_obs[self.obs_key]
+        if not self.decoder.parameters or self.decoder.activation == self.encoder.activation:
+            layers = DenseStack(self.encoder.parameters + self.decoder.parameters, self.encoder.activation)
+        else:
+            x, layers = dense(self.encoder, x), self.decoder
+        return dense_with_heads(layers, self.actor, self.critic, x)
+
+    def values(self, normalized_obs: dict[str, Tensor]) -> Tensor:
+        """Values ``[b]``, not differentiable."""
+        with torch.no_grad():
+            return self.forward(normalized_obs)[1]
