@@ -25,6 +25,7 @@ from sample_factory.model.dense_stack import (
     plain_stack,
 )
 from sample_factory.model.encoder import MlpEncoder, MultiInputEncoder
+from sample_factory.utils.normalize import ObservationNormalizer
 
 # As defined here: replaced later, they must be called.
 _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
@@ -32,10 +33,11 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
     for cls, names in (
         (
             ActorCriticSharedWeights,
-            ("forward", "forward_head", "forward_core", "forward_tail", "_run_actor", "action_distribution"),
+            ("normalize_obs", "forward", "forward_head", "forward_core", "forward_tail", "_run_actor", "action_distribution"),
         ),
-        (MultiInputEncoder, ("forward",)),
-        (MlpEncoder, ("forward",)),
+        (MultiInputEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
+        (MlpEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
+        (ObservationNormalizer, ("forward",)),
         (ModelCoreIdentity, ("forward",)),
         (MlpDecoder, ("forward",)),
         (ActionParameterizationDefault, ("forward",)),
@@ -60,6 +62,7 @@ class StandardNetwork:
     decoder: DenseStack
     actor: tuple[Tensor, Tensor]
     critic: tuple[Tensor, Tensor]
+    has_plain_normalizer: bool
 
     @classmethod
     def of(cls, model: ActorCritic) -> StandardNetwork | None:
@@ -86,7 +89,9 @@ class StandardNetwork:
         actor, critic = plain_linear(head.distribution_linear), plain_linear(parts["critic_linear"])
         if encoder_stack is None or decoder_stack is None or actor is None or critic is None:
             return None
-        return cls(obs_key, encoder_stack, decoder_stack, actor, critic)
+        normalizer = parts["obs_normalizer"]
+        has_plain_normalizer = _is_plain(normalizer, ObservationNormalizer) and "normalize_obs" not in model.__dict__
+        return cls(obs_key, encoder_stack, decoder_stack, actor, critic, has_plain_normalizer)
 
     def forward(self, normalized_obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Logits ``[b, A]`` and values ``[b]``."""

@@ -208,7 +208,7 @@ class Learner(LearnerPersistence):
 
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
-        preparation = BatchPreparation(self.cfg, self.policy_id)
+        preparation = BatchPreparation(self.cfg, self.policy_id, StandardNetwork.of(self.actor_critic))
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning import host_returns
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict, shallow_recursive_copy
+from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
 
@@ -24,9 +28,10 @@ _INVALID_LOG_PROB = -1.0
 class BatchPreparation:
     """Validity, observation normalisation, bootstrap values, returns and advantages of one batch."""
 
-    def __init__(self, cfg: Config, policy_id: PolicyID) -> None:
+    def __init__(self, cfg: Config, policy_id: PolicyID, network: StandardNetwork | None = None) -> None:
         self.cfg = cfg
         self.policy_id = policy_id
+        self.network = network  # that of the model, if it is a standard one
 
     @torch.no_grad()
     def prepare(
@@ -40,7 +45,9 @@ class BatchPreparation:
         current network. ``lock`` is held while the normaliser statistics change.
         """
         buff = shallow_recursive_copy(batch)
-        valids = self._find_valid(buff, train_step)  # [N, T+1]
+        on_host = is_plain_host_batch(buff)
+        find_valid = self._find_valid_on_host if on_host else self._find_valid
+        valids = find_valid(buff, train_step)  # [N, T+1]
         host = self._copy_to_host(buff, valids)
         num_invalids = int((~host["valids_cpu"]).sum())
         all_valid = num_invalids == 0
@@ -50,7 +57,7 @@ class BatchPreparation:
             actor_critic.train()
         last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
         buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
-        self._add_returns(buff, actor_critic)
+        self._add_returns(buff, actor_critic, on_host, all_valid)
 
         dataset = self._flatten(buff)
         dataset.update(host)
@@ -71,6 +78,19 @@ class BatchPreparation:
         is_finite = torch.isfinite(buff["rewards"].sum(dim=1)) & torch.isfinite(buff["values"][:, :-1].sum(dim=1))
         valids = is_own & is_recent & is_finite[:, None]  # [N, T]
         return torch.cat([valids, valids[:, -1:]], dim=1)
+
+    def _find_valid_on_host(self, buff: TensorDict, train_step: int) -> Tensor:
+        """:meth:`_find_valid` by NumPy."""
+        policy_ids, versions = buff["policy_id"].numpy(), buff["policy_version"].numpy()
+        rewards, values = buff["rewards"].numpy(), buff["values"].numpy()
+        valids = np.empty(values.shape, dtype=bool)  # [N, T+1]
+        np.greater(versions, np.float32(train_step - self.cfg.max_policy_lag), out=valids[:, :-1])
+        valids[:, :-1] &= policy_ids == self.policy_id
+        if not (math.isfinite(np.add.reduce(rewards, axis=None)) and math.isfinite(np.add.reduce(values, axis=None))):
+            is_finite = np.isfinite(rewards.sum(axis=1)) & np.isfinite(values[:, :-1].sum(axis=1))
+            valids[:, :-1] &= is_finite[:, None]
+        valids[:, -1] = valids[:, -2]
+        return torch.from_numpy(valids)
 
     def _copy_to_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
         """Flat CPU copies of what the host needs, in a single transfer."""
@@ -93,6 +113,11 @@ class BatchPreparation:
         steps = TensorDict({key: x[:, :-1].flatten(0, 1) for key, x in obs.items()})
         last = TensorDict({key: x[:, -1] for key, x in obs.items()})
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
+        if self.network is not None and self.network.has_plain_normalizer:
+            # The same, without asking the model where and how it wants its observations.
+            with lock:
+                buff["normalized_obs"] = actor_critic.obs_normalizer.normalize_steps(steps, valid_rows)
+                return TensorDict(actor_critic.obs_normalizer.normalize_frozen(last))
         with lock:
             buff["normalized_obs"] = prepare_and_normalize_obs(actor_critic, steps, valid_rows)
             normalizer = getattr(actor_critic, "obs_normalizer", actor_critic)
@@ -103,10 +128,13 @@ class BatchPreparation:
 
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
         """Values ``[N, T+1]`` whose last column is that of the current network."""
-        last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
+        if self.network is not None:
+            last_values = self.network.values(last_obs)
+        else:
+            last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
         return torch.cat([buff["values"][:, :-1], last_values.reshape(-1, 1)], dim=1)
 
-    def _add_returns(self, buff: TensorDict, actor_critic: Any) -> None:
+    def _add_returns(self, buff: TensorDict, actor_critic: Any, on_host: bool, all_valid: bool) -> None:
         cfg = self.cfg
         values = buff["values"]
         if cfg.normalize_returns:
@@ -116,6 +144,16 @@ class BatchPreparation:
             buff["rewards"] = bootstrap_time_outs(buff["rewards"], values, buff["time_outs"], buff["dones"], cfg.gamma)
         if cfg.with_vtrace:
             buff["next_values"] = values[:, 1:]
+        elif on_host:
+            advantages, returns = host_returns.gae(
+                buff["rewards"].numpy(),
+                buff["dones"].numpy(),
+                values.numpy(),
+                None if all_valid else buff["valids"].numpy(),
+                cfg.gamma,
+                cfg.gae_lambda,
+            )
+            buff["advantages"], buff["returns"] = torch.from_numpy(advantages), torch.from_numpy(returns)
         else:
             buff["advantages"], buff["returns"] = gae(
                 buff["rewards"], buff["dones"], values, buff["valids"], cfg.gamma, cfg.gae_lambda
@@ -139,6 +177,12 @@ class BatchPreparation:
                 f"Policy {self.policy_id}: {num_invalids} of {rewards.numel()} samples are invalid. "
                 "Expected when several policies share environments or agents are inactive"
             )
+
+
+def is_plain_host_batch(buff: TensorDict) -> bool:
+    """Whether NumPy may read the small tensors of this batch as they are."""
+    tensors = [buff[key] for key in ("rewards", "values", "policy_version")]
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
 def _normalize_returns(normalizer: nn.Module, dataset: TensorDict, all_valid: bool) -> None:
