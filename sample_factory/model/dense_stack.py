@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ELU: "elu", nn.ReLU: "relu", nn.Tanh: "tanh"}
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Parameters = Sequence[Tensor]  # weight, bias, weight, bias, ...
 
@@ -30,7 +30,7 @@ class DenseStack(NamedTuple):
 def has_hooks(module: nn.Module) -> bool:
     """Whether somebody wants to be told about calls of the module, so that it has to be called."""
     attributes = module.__dict__
-    return any(attributes.get(name) for name in _HOOKS) or "forward" in attributes
+    return any(attributes.get(name) for name in HOOK_ATTRIBUTES) or "forward" in attributes
 
 
 def plain_linear(module: Any) -> tuple[Tensor, Tensor] | None:

@@ -1,7 +1,7 @@
 """Recognises models made of the package's own parts and runs them for the learner with fewer, larger operations.
 
-Models, parts or methods that anybody replaced, hooks, other devices and dtypes: ``StandardNetwork.of`` returns ``None``,
-and the model is called as it is.
+Models, parts or methods that anybody replaced, hooks, other devices and dtypes: there is no standard network, and the
+model is called as it is.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sample_factory.model.action_parameterization import ActionParameterizationDefault
 from sample_factory.model.actor_critic import ActorCritic, ActorCriticSharedWeights
 from sample_factory.model.core import ModelCoreIdentity
 from sample_factory.model.decoder import MlpDecoder
 from sample_factory.model.dense_stack import (
+    HOOK_ATTRIBUTES,
     DenseStack,
     dense,
     dense_with_heads,
@@ -51,6 +52,46 @@ def _are_methods_original() -> bool:
 
 def _is_plain(module: Any, cls: type) -> bool:
     return type(module) is cls and not has_hooks(module)
+
+
+class _Structure:
+    """What a model consisted of when it was looked at, to find out quickly that nothing was replaced since."""
+
+    def __init__(self, model: nn.Module) -> None:
+        modules = list(model.modules())
+        self._owners = [(owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)]
+        self._hooks = [m.__dict__[name] for m in modules for name in HOOK_ATTRIBUTES]
+        self._attributes = [(m.__dict__, len(m.__dict__)) for m in modules]
+        self._types = [(m, type(m)) for m in modules]
+
+    def is_unchanged(self) -> bool:
+        if any(self._hooks) or any(type(m) is not cls for m, cls in self._types):
+            return False
+        # New attributes: somebody may have replaced a method of one object.
+        if any(len(attributes) != size for attributes, size in self._attributes):
+            return False
+        return all(
+            len(owner) == len(known) and all(a is b for a, b in zip(owner.values(), known, strict=True))
+            for owner, known in self._owners
+        )
+
+
+class NetworkOfModel:
+    """The standard network of a model, looked up again whenever the model is not what it was."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._structure: _Structure | None = None
+        self._network: StandardNetwork | None = None
+
+    def get(self, model: Any) -> StandardNetwork | None:
+        """``None`` if the model is not a standard one."""
+        is_known = self._model is model and self._structure is not None and self._structure.is_unchanged()
+        if not is_known:
+            self._model = model
+            self._network = StandardNetwork.of(model)
+            self._structure = _Structure(model)
+        return self._network if _are_methods_original() else None
 
 
 @dataclass(frozen=True)

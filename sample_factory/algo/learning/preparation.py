@@ -48,8 +48,9 @@ class BatchPreparation:
         on_host = is_plain_host_batch(buff)
         find_valid = self._find_valid_on_host if on_host else self._find_valid
         valids = find_valid(buff, train_step)  # [N, T+1]
-        host = self._copy_to_host(buff, valids)
-        num_invalids = int((~host["valids_cpu"]).sum())
+        host = (self._copies_of_host if on_host else self._copy_to_host)(buff, valids)
+        valid_steps = host["valids_cpu"].numpy()
+        num_invalids = valid_steps.size - int(np.count_nonzero(valid_steps))
         all_valid = num_invalids == 0
         buff["valids"] = valids
 
@@ -98,6 +99,14 @@ class BatchPreparation:
         packed = torch.stack([dones, rewards, valids[:, :-1].float()]).flatten(1).cpu()  # [3, N*T]
         return {"dones_cpu": packed[0], "rewards_cpu": packed[1], "valids_cpu": packed[2] > 0.5}
 
+    def _copies_of_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
+        """:meth:`_copy_to_host` by NumPy."""
+        return {
+            "dones_cpu": torch.from_numpy(buff["dones"].numpy().astype(np.float32).reshape(-1)),
+            "rewards_cpu": torch.from_numpy(buff["rewards"].numpy().reshape(-1).copy()),
+            "valids_cpu": torch.from_numpy(valids.numpy()[:, :-1].reshape(-1)),
+        }
+
     def _normalize_obs(
         self, buff: TensorDict, actor_critic: Any, valids: Tensor | None, lock: AbstractContextManager[Any]
     ) -> TensorDict:
@@ -110,7 +119,7 @@ class BatchPreparation:
         mask = obs.pop(ACTION_MASK_KEY, None)
         if mask is not None:
             buff[ACTION_MASK_KEY] = mask[:, :-1]
-        steps = TensorDict({key: x[:, :-1].flatten(0, 1) for key, x in obs.items()})
+        steps = TensorDict({key: _copy_steps(x) for key, x in obs.items()})
         last = TensorDict({key: x[:, -1] for key, x in obs.items()})
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
         if self.network is not None and self.network.has_plain_normalizer:
@@ -183,6 +192,12 @@ def is_plain_host_batch(buff: TensorDict) -> bool:
     """Whether NumPy may read the small tensors of this batch as they are."""
     tensors = [buff[key] for key in ("rewards", "values", "policy_version")]
     return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def _copy_steps(x: Tensor) -> Tensor:
+    """All steps but the last, joined: ``[N, T+1, ...]`` -> ``[N*T, ...]``. Always a copy, the caller may change it."""
+    steps = x[:, :-1].contiguous() if len(x) > 1 else x[:, :-1].clone(memory_format=torch.contiguous_format)
+    return steps.flatten(0, 1)
 
 
 def _normalize_returns(normalizer: nn.Module, dataset: TensorDict, all_valid: bool) -> None:
