@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sample_factory.model.action_parameterization import ActionParameterizationDefault
 from sample_factory.model.actor_critic import ActorCritic, ActorCriticSharedWeights
-from sample_factory.model.core import ModelCoreIdentity
+from sample_factory.model.core import ModelCoreIdentity, ModelCoreRNN
 from sample_factory.model.decoder import MlpDecoder
 from sample_factory.model.dense_stack import (
     HOOK_ATTRIBUTES,
@@ -26,7 +27,10 @@ from sample_factory.model.dense_stack import (
     plain_stack,
 )
 from sample_factory.model.encoder import MlpEncoder, MultiInputEncoder
+from sample_factory.model.gru_sequence import gru_layer, rows_to_reset
 from sample_factory.utils.normalize import ObservationNormalizer
+
+GruParameters = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # As defined here: replaced later, they must be called.
 _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
@@ -40,6 +44,7 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
         (MlpEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
         (ObservationNormalizer, ("forward",)),
         (ModelCoreIdentity, ("forward",)),
+        (ModelCoreRNN, ("forward",)),
         (MlpDecoder, ("forward",)),
         (ActionParameterizationDefault, ("forward",)),
     )
@@ -96,10 +101,11 @@ class NetworkOfModel:
 
 @dataclass(frozen=True)
 class StandardNetwork:
-    """Vector observations, MLP encoder, no memory, MLP decoder, one linear head each for actor and critic."""
+    """Vector observations, MLP encoder, GRU or no memory, MLP decoder, one linear head each for actor and critic."""
 
     obs_key: str
     encoder: DenseStack
+    gru_layers: tuple[GruParameters, ...]  # none: no memory
     decoder: DenseStack
     actor: tuple[Tensor, Tensor]
     critic: tuple[Tensor, Tensor]
@@ -117,7 +123,6 @@ class StandardNetwork:
         if not (
             _is_plain(encoder, MultiInputEncoder)
             and len(encoder.obs_keys) == 1
-            and _is_plain(parts["core"], ModelCoreIdentity)
             and _is_plain(decoder, MlpDecoder)
             and _is_plain(head, ActionParameterizationDefault)
         ):
@@ -128,22 +133,56 @@ class StandardNetwork:
             return None
         encoder_stack, decoder_stack = plain_stack(obs_encoder.mlp_head), plain_stack(decoder.mlp)
         actor, critic = plain_linear(head.distribution_linear), plain_linear(parts["critic_linear"])
-        if encoder_stack is None or decoder_stack is None or actor is None or critic is None:
+        gru_layers = _plain_core(parts["core"])
+        if encoder_stack is None or gru_layers is None or decoder_stack is None or actor is None or critic is None:
             return None
         normalizer = parts["obs_normalizer"]
         has_plain_normalizer = _is_plain(normalizer, ObservationNormalizer) and "normalize_obs" not in model.__dict__
-        return cls(obs_key, encoder_stack, decoder_stack, actor, critic, has_plain_normalizer)
+        return cls(obs_key, encoder_stack, gru_layers, decoder_stack, actor, critic, has_plain_normalizer)
 
-    def forward(self, normalized_obs: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits ``[b, A]`` and values ``[b]``."""
+    def forward(
+        self, normalized_obs: dict[str, Tensor], rnn_states: Tensor, ends: np.ndarray | None, recurrence: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits ``[b, A]`` and values ``[b]`` of trajectories of ``recurrence`` steps, trajectory after trajectory.
+
+        :param rnn_states: states before every step ``[b, H]``; used at the first step of each trajectory
+        :param ends: bool ``[b]``, steps after which the state is reset; only needed with a GRU
+        """
         x = normalized_obs[self.obs_key]
+        if not self.gru_layers:
+            return self._without_memory(x)
+        assert ends is not None
+        shape = (-1, recurrence)
+        # Step after step, so that the recurrence works on contiguous memory.
+        x = dense(self.encoder, x.unflatten(0, shape).transpose(0, 1).flatten(0, 1))
+        resets = rows_to_reset(ends.reshape(shape))
+        states = rnn_states[::recurrence]
+        for parameters, initial in zip(self.gru_layers, states.chunk(len(self.gru_layers), dim=1), strict=True):
+            x = gru_layer(x, initial, resets, parameters)
+        logits, values = dense_with_heads(self.decoder, self.actor, self.critic, x)
+        back = (recurrence, -1)
+        return logits.unflatten(0, back).transpose(0, 1).flatten(0, 1), values.view(back).t().reshape(-1)
+
+    def _without_memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if not self.decoder.parameters or self.decoder.activation == self.encoder.activation:
             layers = DenseStack(self.encoder.parameters + self.decoder.parameters, self.encoder.activation)
         else:
             x, layers = dense(self.encoder, x), self.decoder
         return dense_with_heads(layers, self.actor, self.critic, x)
 
-    def values(self, normalized_obs: dict[str, Tensor]) -> Tensor:
-        """Values ``[b]``, not differentiable."""
+    def values(self, normalized_obs: dict[str, Tensor], rnn_states: Tensor) -> Tensor:
+        """Values ``[b]`` of single steps, not differentiable; ``rnn_states`` ``[b, H]`` are those before the step."""
         with torch.no_grad():
-            return self.forward(normalized_obs)[1]
+            ends = np.ones(len(rnn_states), dtype=bool)
+            return self.forward(normalized_obs, rnn_states, ends, recurrence=1)[1]
+
+
+def _plain_core(core: Any) -> tuple[GruParameters, ...] | None:
+    """Parameters of the GRU layers, none of them for no memory; ``None`` if the core is something else."""
+    if _is_plain(core, ModelCoreIdentity):
+        return ()
+    if not _is_plain(core, ModelCoreRNN) or type(core.core) is not nn.GRU or has_hooks(core.core):
+        return None
+    layers = tuple((w[0], w[1], w[2], w[3]) for w in core.core.all_weights)
+    is_plain = all(p.dtype == torch.float32 and p.device.type == "cpu" for layer in layers for p in layer)
+    return layers if is_plain else None

@@ -45,6 +45,7 @@ from sample_factory.algo.utils.optimizers import make_optimizer
 from sample_factory.algo.utils.seeding import component_rng, component_seed_sequence
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.model.standard_network import NetworkOfModel
 from sample_factory.utils.attr_dict import AttrDict
@@ -124,6 +125,8 @@ class Learner(LearnerPersistence):
             self.cfg.recurrence = self.cfg.rollout if self.cfg.use_rnn else 1
         self._seed()
         self.device = policy_device(self.cfg, self.policy_id)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.actor_critic = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
         log.debug("Created Actor Critic model with architecture:")
         log.debug(self.actor_critic)

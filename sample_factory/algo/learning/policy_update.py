@@ -34,6 +34,12 @@ def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) ->
     return get_action_distribution(action_space, mb["action_logits"], mb.get(ACTION_MASK_KEY))
 
 
+def _starts_anew(mb: AttrDict) -> Tensor:
+    """Steps after which the recurrent state is reset, bool ``[B]`` on the CPU: ends of episodes and gaps."""
+    valids = mb.valids_cpu if "valids_cpu" in mb else mb.valids.cpu()
+    return torch.logical_or(mb.dones_cpu, ~valids.bool())
+
+
 def forward_minibatch(
     actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None
 ) -> tuple[ActionDistribution, Tensor]:
@@ -42,16 +48,15 @@ def forward_minibatch(
     ``network``: that of ``actor_critic``, if it is a standard one.
     """
     if network is not None:
-        logits, values = network.forward(mb.normalized_obs)
+        ends = _starts_anew(mb).numpy() if network.gru_layers else None
+        logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
         distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
         actor_critic.last_action_distribution = distribution
         return distribution, values
     head_output = actor_critic.forward_head(mb.normalized_obs)
     if cfg.use_rnn:
-        valids = mb.valids_cpu if "valids_cpu" in mb else mb.valids.cpu()
-        starts_anew = torch.logical_or(mb.dones_cpu, ~valids.bool()).float()
         core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
-            head_output, starts_anew, mb.rnn_states, cfg.recurrence
+            head_output, _starts_anew(mb).float(), mb.rnn_states, cfg.recurrence
         )
         core_sequences, _ = actor_critic.forward_core(core_input, rnn_states)
         core_output = build_core_out_from_seq(core_sequences, inverted_select_inds)

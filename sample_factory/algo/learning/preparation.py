@@ -138,7 +138,7 @@ class BatchPreparation:
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
         """Values ``[N, T+1]`` whose last column is that of the current network."""
         if self.network is not None:
-            last_values = self.network.values(last_obs)
+            last_values = self.network.values(last_obs, buff["rnn_states"][:, -1])
         else:
             last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
         return torch.cat([buff["values"][:, :-1], last_values.reshape(-1, 1)], dim=1)

@@ -106,15 +106,12 @@ class PortableAdam(torch.optim.Adam):
             )
 
 
-_ADAM_STEP = PortableAdam.step
-
-
 def can_step_directly(optimizer: Any) -> TypeGuard[PortableAdam]:
     """Whether nobody wants to know about the steps of this optimiser, and it is fused Adam without its extras.
 
     What :meth:`torch.optim.Optimizer.step` does around a step costs more than the step of a small model.
     """
-    if type(optimizer) is not PortableAdam or "step" in optimizer.__dict__ or PortableAdam.step is not _ADAM_STEP:
+    if type(optimizer) is not PortableAdam or "step" in optimizer.__dict__:
         return False
     if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
         return False
