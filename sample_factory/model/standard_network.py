@@ -26,7 +26,7 @@ from sample_factory.model.dense_stack import (
     plain_linear,
     plain_stack,
 )
-from sample_factory.model.encoder import MlpEncoder, MultiInputEncoder
+from sample_factory.model.encoder import ConvEncoder, ConvEncoderImpl, MlpEncoder, MultiInputEncoder
 from sample_factory.model.gru_sequence import gru_layer, rows_to_reset
 from sample_factory.utils.normalize import ObservationNormalizer
 
@@ -42,6 +42,8 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
         ),
         (MultiInputEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
         (MlpEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
+        (ConvEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
+        (ConvEncoderImpl, ("forward",)),
         (ObservationNormalizer, ("forward",)),
         (ModelCoreIdentity, ("forward",)),
         (ModelCoreRNN, ("forward",)),
@@ -101,9 +103,10 @@ class NetworkOfModel:
 
 @dataclass(frozen=True)
 class StandardNetwork:
-    """Vector observations, MLP encoder, GRU or no memory, MLP decoder, one linear head each for actor and critic."""
+    """One observation, a vector or an image; convolutions for images; MLP; GRU or no memory; MLP decoder; linear heads."""
 
     obs_key: str
+    conv_head: nn.Module | None
     encoder: DenseStack
     gru_layers: tuple[GruParameters, ...]  # none: no memory
     decoder: DenseStack
@@ -129,16 +132,21 @@ class StandardNetwork:
             return None
         obs_key = encoder.obs_keys[0]
         obs_encoder = encoder.encoders[obs_key]
-        if not _is_plain(obs_encoder, MlpEncoder):
+        conv_head: nn.Module | None = None
+        if _is_plain(obs_encoder, MlpEncoder):
+            encoder_stack = plain_stack(obs_encoder.mlp_head)
+        elif _is_plain(obs_encoder, ConvEncoder) and _is_plain(obs_encoder.enc, ConvEncoderImpl):
+            conv_head, encoder_stack = obs_encoder.enc.conv_head, plain_stack(obs_encoder.enc.mlp_layers)
+        else:
             return None
-        encoder_stack, decoder_stack = plain_stack(obs_encoder.mlp_head), plain_stack(decoder.mlp)
+        decoder_stack = plain_stack(decoder.mlp)
         actor, critic = plain_linear(head.distribution_linear), plain_linear(parts["critic_linear"])
         gru_layers = _plain_core(parts["core"])
         if encoder_stack is None or gru_layers is None or decoder_stack is None or actor is None or critic is None:
             return None
         normalizer = parts["obs_normalizer"]
         has_plain_normalizer = _is_plain(normalizer, ObservationNormalizer) and "normalize_obs" not in model.__dict__
-        return cls(obs_key, encoder_stack, gru_layers, decoder_stack, actor, critic, has_plain_normalizer)
+        return cls(obs_key, conv_head, encoder_stack, gru_layers, decoder_stack, actor, critic, has_plain_normalizer)
 
     def forward(
         self, normalized_obs: dict[str, Tensor], rnn_states: Tensor, ends: np.ndarray | None, recurrence: int
@@ -149,6 +157,8 @@ class StandardNetwork:
         :param ends: bool ``[b]``, steps after which the state is reset; only needed with a GRU
         """
         x = normalized_obs[self.obs_key]
+        if self.conv_head is not None:
+            x = self.conv_head(x).flatten(1)
         if not self.gru_layers:
             return self._without_memory(x)
         assert ends is not None

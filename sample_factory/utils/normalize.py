@@ -71,12 +71,13 @@ class ObservationNormalizer(nn.Module):
 
     def _normalize(self, key: str, x: Tensor, valid_rows: Tensor | None) -> Tensor:
         x = self._shift_and_scale(key, x)
-        normalizer = self._normalizer_of(key)
+        normalizer = self.statistics_of(key)
         if normalizer is not None:
             normalizer(x, False, valid_rows)
         return x
 
-    def _normalizer_of(self, key: str) -> Any:
+    def statistics_of(self, key: str) -> Any:
+        """The running statistics of an observation, ``None`` if it has none."""
         return None if self.running_mean_std is None else self.running_mean_std.running_mean_std._modules.get(key)
 
     def normalize_steps(self, obs_dict: dict[str, Tensor], valid_rows: Tensor | None) -> dict[str, Tensor]:
@@ -85,7 +86,7 @@ class ObservationNormalizer(nn.Module):
             normalized = self._dict_type()
             for key, x in obs_dict.items():
                 x = normalized[key] = self._shift_and_scale(key, x, owned=True)
-                normalizer = self._normalizer_of(key)
+                normalizer = self.statistics_of(key)
                 if normalizer is not None:
                     normalizer.update(x, valid_rows)
                     normalizer.normalize_(x)
@@ -98,10 +99,16 @@ class ObservationNormalizer(nn.Module):
         with torch.no_grad():
             normalized = self._dict_type({key: self._shift_and_scale(key, x) for key, x in obs_dict.items()})
             for key, x in normalized.items():
-                normalizer = self._normalizer_of(key)
+                normalizer = self.statistics_of(key)
                 if normalizer is not None:
                     normalizer.normalize_(x)
             return normalized
+
+    def fixed_constants(self, key: str) -> tuple[float, float]:
+        """``(shift, scale)``: an observation becomes ``(x - shift) / scale`` before anything else."""
+        if key != _SCALED_KEY:
+            return 0.0, 1.0
+        return self.sub_mean if self.should_sub_mean else 0.0, self.scale if self.should_scale else 1.0
 
     def _shift_and_scale(self, key: str, x: Tensor, owned: bool = False) -> Tensor:
         """A float32 copy, shifted and scaled by the fixed constants; no copy if ``x`` is float32 and ``owned``."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.learning import host_returns
+from sample_factory.algo.learning.host_images import can_normalize_images, normalize_images
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict, shallow_recursive_copy
@@ -119,6 +120,11 @@ class BatchPreparation:
         mask = obs.pop(ACTION_MASK_KEY, None)
         if mask is not None:
             buff[ACTION_MASK_KEY] = mask[:, :-1]
+        if self.network is not None and self.network.conv_head is not None and self.network.has_plain_normalizer:
+            normalizer = actor_critic.obs_normalizer
+            if can_normalize_images(normalizer, obs):
+                with lock:
+                    return self._normalize_images(buff, normalizer, obs, valids)
         steps = TensorDict({key: _copy_steps(x) for key, x in obs.items()})
         last = TensorDict({key: x[:, -1] for key, x in obs.items()})
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
@@ -134,6 +140,13 @@ class BatchPreparation:
             normalized_last = prepare_and_normalize_obs(actor_critic, last)
             normalizer.train()
         return TensorDict(normalized_last)
+
+    def _normalize_images(self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None) -> TensorDict:
+        steps, last = TensorDict(), TensorDict()
+        for key, x in obs.items():
+            steps[key], last[key] = normalize_images(normalizer, key, x, valids)
+        buff["normalized_obs"] = steps
+        return last
 
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
         """Values ``[N, T+1]`` whose last column is that of the current network."""
