@@ -35,7 +35,8 @@ class Workload:
     """Flags beyond the common ones, what the figure is about, and the figure that is aimed at.
 
     `asked` is a ratio to the original, `asked_fraction` a share of what the machine could do at most (see limits.py).
-    `has_pure_simulation` says that the share of stepping environments alone is the interesting one.
+    `has_pure_simulation` says that the share of stepping environments alone is the interesting one, `env_waits` that a
+    step of the environment takes time, but no CPU.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Workload:
     asked: float | None = None
     asked_fraction: float | None = None
     has_pure_simulation: bool = False
+    env_waits: bool = False
     extra_packages: tuple[str, ...] = ()
 
     @property
@@ -88,9 +90,18 @@ _ALL = (
         2.0,
         0.8,
     ),
-    Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, True),
     Workload(
-        "W2_lognormal", "environment that sleeps 0.2 to 20 ms, unevenly", "bench_sleep_lognormal", _W1, 1.2, 0.9, True
+        "W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, has_pure_simulation=True, env_waits=True
+    ),
+    Workload(
+        "W2_lognormal",
+        "environment that sleeps 0.2 to 20 ms, unevenly",
+        "bench_sleep_lognormal",
+        _W1,
+        1.2,
+        0.9,
+        has_pure_simulation=True,
+        env_waits=True,
     ),
     _batched(64, 1024, 4.0),
     _batched(1024, 8192, 3.0),
@@ -125,10 +136,9 @@ _ALL = (
             "--num_envs_per_worker=8",
             "--worker_num_splits=2",
         ),
-        None,
-        0.9,
-        True,
-        ("ale_py", "cv2"),
+        asked_fraction=0.9,
+        has_pure_simulation=True,
+        extra_packages=("ale_py", "cv2"),
     ),
 )
 
