@@ -3,9 +3,9 @@
     python -m benchmarks.compare --original=/path/to/python --workloads W1 W1s --pairs=3 --seconds=40
 
 ``--original`` is the Python of an environment that has ``sample-factory==2.1.1`` installed. Every run is a separate
-process tree that is killed after ``--seconds``; original and ours take turns. Frames per second, CPU seconds and policy
-lag are those between the first report after a quarter of the run and the last one. Reports come every five seconds, so
-a run should not be shorter than half a minute. ``--against=FOLDER`` compares with another checkout of this repository
+process tree that is killed ``--seconds`` after its first report of frames; original and ours take turns. Frames per
+second, CPU seconds and policy lag are those between the first report after a quarter of the run and the last one.
+Reports come every five seconds, so a run should not be shorter than 20 seconds. ``--against=FOLDER`` compares with another checkout of this repository
 instead, ``--save`` writes benchmarks/results/throughput/<workload>.json.
 """
 
@@ -135,7 +135,7 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--against", help="another checkout of this repository to compare with instead")
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1"], metavar="NAME")
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=40.0, help="length of one run")
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of one run after its start-up")
     parser.add_argument("--omp", default="1", help="OMP_NUM_THREADS of both sides, or 'unset'")
     parser.add_argument("--ours_flags", default="", help="flags for our side only, in one string")
     parser.add_argument("--limits", action="store_true", help="also measure what this machine could do at most")

@@ -14,8 +14,12 @@ from typing import Any
 
 import psutil
 
-# Start-up and the first quarter of a run do not count.
+# A run begins with the first report of frames, and its first quarter does not count.
 SKIPPED_SHARE = 0.25
+START_UP_TIMEOUT_SEC = 180.0
+
+# Reports come every five seconds: one that is due at the very end of a run still counts.
+_GRACE_SEC = 0.5
 
 _FRAMES = re.compile(r"Total num frames: (\d+)\..*lag: \(min: (-?[\d.]+|nan), avg: (-?[\d.]+|nan), max")
 _REWARD = re.compile(r"Avg episode rewards?: (.*)$", re.MULTILINE)
@@ -72,8 +76,12 @@ def parse_reward(line: str) -> float | None:
 
 
 def evaluate(reports: Sequence[Report], run_sec: float, reward: float | None) -> Measurement | None:
-    """Steady state from the reports of a run of this length; None if fewer than two of them belong to it."""
-    steady = [report for report in reports if report.time_sec >= SKIPPED_SHARE * run_sec and report.frames > 0]
+    """Steady state from the reports of a run of this length; None if fewer than two of them belong to it.
+
+    Time is counted from the first report of any frames: start-up is another question.
+    """
+    reports = [report for report in reports if report.frames > 0]
+    steady = [report for report in reports if report.time_sec - reports[0].time_sec >= SKIPPED_SHARE * run_sec]
     if len(steady) < 2:
         return None
     first, last = steady[0], steady[-1]
@@ -143,10 +151,17 @@ def _pss_kib(pid: int) -> int:
         return 0
 
 
-def measure(command: Sequence[str], seconds: float, cwd: str, env: Mapping[str, str]) -> Measurement:
-    """Run a training program for this long, kill it and evaluate its reports.
+def _kill_after(seconds: float, tree: ProcessTree) -> threading.Timer:
+    timer = threading.Timer(seconds, tree.kill)
+    timer.daemon = True
+    timer.start()
+    return timer
 
-    :raises TooFewReports: the program ended early or was too slow for this length.
+
+def measure(command: Sequence[str], seconds: float, cwd: str, env: Mapping[str, str]) -> Measurement:
+    """Run a training program for this long after its first report of frames, kill it and evaluate its reports.
+
+    :raises TooFewReports: the program did not start in time, ended early, or was too slow for this length.
     """
     start = time.monotonic()
     process = subprocess.Popen(
@@ -159,8 +174,7 @@ def measure(command: Sequence[str], seconds: float, cwd: str, env: Mapping[str, 
         start_new_session=True,
     )
     tree = ProcessTree(process.pid)
-    stopper = threading.Timer(seconds, tree.kill)
-    stopper.start()
+    stopper = _kill_after(START_UP_TIMEOUT_SEC, tree)
     reports: list[Report] = []
     reward: float | None = None
     tail: list[str] = []
@@ -171,6 +185,9 @@ def measure(command: Sequence[str], seconds: float, cwd: str, env: Mapping[str, 
             reward = new_reward if (new_reward := parse_reward(line)) is not None else reward
             if found := parse_frames(line):
                 now = time.monotonic() - start
+                if found[0] > 0 and not any(report.frames for report in reports):
+                    stopper.cancel()
+                    stopper = _kill_after(seconds + _GRACE_SEC, tree)
                 reports.append(Report(now, *found, tree.cpu_sec(), tree.pss_mib()))
     finally:
         stopper.cancel()
