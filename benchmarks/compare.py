@@ -2,11 +2,11 @@
 
     python -m benchmarks.compare --original=/path/to/python --workloads W1 W1s --pairs=3 --seconds=40
 
-``--original`` is the Python of an environment that has ``sample-factory==2.1.1`` installed. Every run is a separate
-process tree that is killed ``--seconds`` after its first report of frames; original and ours take turns. Frames per
-second, CPU seconds and policy lag are those between the first report after a quarter of the run and the last one.
-Reports come every five seconds, so a run should not be shorter than 20 seconds. ``--against=FOLDER`` compares with another checkout of this repository
-instead, ``--save`` writes benchmarks/results/throughput/<workload>.json.
+``--original`` is the Python of an environment that has ``sample-factory==2.1.1`` installed; ``--against=FOLDER``
+compares with another checkout of this repository instead. Every run is a separate process tree that is killed
+``--seconds`` after its first report of frames; original and ours take turns. Frames per second, CPU seconds and policy
+lag are those between the first report after a quarter of the run and the last one. Reports come every five seconds, so
+a run should not be shorter than 20 seconds. ``--save`` writes benchmarks/results/throughput/<workload>.json.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,13 +97,18 @@ class Pairs:
         return list(zip(self.original, self.ours, strict=True))
 
 
+def ours_side(extra_flags: Sequence[str] = ()) -> Side:
+    """This checkout, with the interpreter that runs this program."""
+    return Side("ours", sys.executable, REPOSITORY, ("--ui=plain", *extra_flags))
+
+
 def _ratio(pairs: list[tuple[float, float]]) -> float:
     return round(statistics.median(a / b for a, b in pairs), 3)
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse_args(argv)
-    ours = Side("ours", sys.executable, REPOSITORY, ("--ui=plain", *shlex.split(args.ours_flags)))
+    ours = ours_side(shlex.split(args.ours_flags))
     if args.against:
         original = Side("original", sys.executable, Path(args.against).resolve(), ("--ui=plain",))
     else:
@@ -152,12 +157,12 @@ def _run_pairs(workload: Workload, original: Side, ours: Side, args: argparse.Na
     pairs = Pairs(workload, [], [], None)
     limits: list[Limits] = []
     for seed in range(args.pairs):
-        with _locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
+        with locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
             for side, runs in ((original, pairs.original), (ours, pairs.ours)):
                 command = side.command(workload, folder, seed)
                 run = measure(command, args.seconds, folder, side.environ(args.omp))
                 runs.append(run)
-                print(f"{workload.name} pair {seed} {side.name:8} {_text(run)}", flush=True)
+                print(f"{workload.name} pair {seed} {side.name:8} {measurement_text(run)}", flush=True)
             if args.limits:
                 limits.append(measure_limits(workload))
     if not limits:
@@ -166,7 +171,8 @@ def _run_pairs(workload: Workload, original: Side, ours: Side, args: argparse.Na
 
 
 @contextlib.contextmanager
-def _locked(path: str | None) -> Iterator[None]:
+def locked(path: str | None) -> Iterator[None]:
+    """Hold this file locked, or do nothing without one."""
     if path is None:
         yield
         return
@@ -175,7 +181,8 @@ def _locked(path: str | None) -> Iterator[None]:
         yield
 
 
-def _text(run: Measurement) -> str:
+def measurement_text(run: Measurement) -> str:
+    """One run in one line."""
     lag = "-" if run.policy_lag is None else f"{run.policy_lag:.1f}"
     reward = "-" if run.reward is None else f"{run.reward:.1f}"
     return (
