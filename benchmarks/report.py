@@ -97,8 +97,8 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
         return ""
     text = (
         "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, per frame and "
-        "core, measured with this project's model and minibatches between the runs (`python -m benchmarks.limits`). Pure "
-        "simulation steps the environments with random actions and does nothing else.\n\n"
+        "core, measured with this project's model and minibatches between the runs (`python -m benchmarks.limits`). "
+        "Pure simulation steps the environments with random actions and does nothing else.\n\n"
     )
     return text + _table(header, rows)
 
