@@ -28,9 +28,7 @@ from typing import Any
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.measuring import Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
-from benchmarks.workloads import WORKLOADS, Workload
-
-TRAIN_SCRIPT = REPOSITORY / "benchmarks" / "train_script.py"
+from benchmarks.workloads import WORKLOADS, Workload, workload_names
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,8 @@ class Side:
 
     def command(self, workload: Workload, folder: str, seed: int) -> list[str]:
         place = [f"--train_dir={folder}", f"--experiment={self.name}", f"--seed={seed}"]
-        return [self.python, str(TRAIN_SCRIPT), *workload.arguments, *place, *self.extra_flags]
+        script = str(REPOSITORY / "benchmarks" / workload.script)
+        return [self.python, script, *workload.arguments, *place, *self.extra_flags]
 
     def environ(self, omp: str) -> dict[str, str]:
         """PYTHONPATH leads to the checkout and to no other one of this project."""
@@ -85,11 +84,11 @@ class Pairs:
                 values = [getattr(run, name) for run in runs if getattr(run, name) is not None]
                 extra[f"{name}_{side}"] = round(statistics.median(values), 3) if values else None
         if self.limits is not None:
-            extra |= self.limits.as_dict()
-            extra["asked_fraction"] = self.workload.asked_fraction
+            limit = self.limits.of(self.workload)
+            extra |= self.limits.as_dict() | {"limit": limit, "asked_fraction": self.workload.asked_fraction}
             for side, runs in (("ours", self.ours), ("original", self.original)):
                 fps = statistics.median(run.frames_per_sec for run in runs)
-                extra[f"fraction_{side}"] = round(fps / self.limits.frames_per_sec, 3)
+                extra[f"fraction_{side}"] = round(fps / limit, 3)
                 extra[f"simulation_fraction_{side}"] = round(fps / self.limits.simulation_frames_per_sec, 3)
         return extra
 
@@ -114,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         original = Side("original", args.original)
     results, failed = [], []
-    for name in args.workloads:
+    for name in workload_names(args.workloads):
         try:
             pairs = _run_pairs(WORKLOADS[name], original, ours, args)
         except TooFewReports as problem:
@@ -138,7 +137,7 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--against", help="another checkout of this repository to compare with instead")
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1"], metavar="NAME")
+    parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of one run after its start-up")
     parser.add_argument("--omp", default="1", help="OMP_NUM_THREADS of both sides, or 'unset'")

@@ -25,8 +25,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.envs import make_env
-from benchmarks.results_io import Row, write_result
-from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.workloads import WORKLOADS, Workload, workload_names
 
 if TYPE_CHECKING:
     from sample_factory.model.actor_critic import ActorCritic
@@ -52,6 +51,10 @@ class Limits:
     def as_dict(self) -> dict[str, Any]:
         """The numbers as they are stored with a result, with `limit_` before their names."""
         return {f"limit_{key}": round(value, 3) for key, value in asdict(self).items()}
+
+    def of(self, workload: Workload) -> float:
+        """The frames per second that count for a workload: with a learner, or without."""
+        return self.sampling_frames_per_sec if workload.is_sampling else self.frames_per_sec
 
     @staticmethod
     def median(limits: Sequence[Limits]) -> Limits:
@@ -274,21 +277,13 @@ def _learner_function(cfg: Config, model: ActorCritic, obs: dict[str, Any]) -> C
     return learn
 
 
-def limits_row(workload: Workload, limits: Limits) -> Row:
-    """The limit as a result without an opponent."""
-    return Row(workload.name, limits.frames_per_sec, "frames/s", extra=limits.as_dict())
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1"], metavar="NAME")
+    parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each of the three parts")
-    parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/limits.json")
     args = parser.parse_args(argv)
-    rows = []
-    for name in args.workloads:
+    for name in workload_names(args.workloads):
         limits = measure_limits(WORKLOADS[name], args.seconds)
-        rows.append(limits_row(WORKLOADS[name], limits))
         print(
             f"{name}: env {limits.env_us:.2f} us ({limits.env_cpu_us:.2f} CPU), forward {limits.forward_us:.2f} us, "
             f"learner {limits.learn_us:.2f} us per frame and core; {limits.cores} cores: limit "
@@ -296,8 +291,6 @@ def main(argv: list[str] | None = None) -> int:
             f"pure simulation {limits.simulation_frames_per_sec:,.0f}",
             flush=True,
         )
-    if args.save:
-        write_result("limits", rows)
     return 0
 
 

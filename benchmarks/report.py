@@ -62,7 +62,7 @@ def page(results: Mapping[str, Result], figures: Sequence[str] = ()) -> str:
         _section("Next to other libraries", peer_table(results.get("peers")), "throughput_peers.png", figures),
         _section("Workers and environments", scaling_table(results.get("scaling")), "throughput_scaling.png", figures),
     ]
-    for name in [*_OTHERS, *sorted(set(results) - set(WORKLOADS) - set(_OTHERS) - {"peers", "scaling", "limits"})]:
+    for name in [*_OTHERS, *sorted(set(results) - set(WORKLOADS) - set(_OTHERS) - {"peers", "scaling"})]:
         if name in results:
             title, text = _OTHERS.get(name, (name.replace("_", " ").capitalize(), ""))
             sections.append(_section(title, f"{text}\n\n{generic_table(results[name]['rows'])}".strip(), "", figures))
@@ -87,12 +87,12 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
     """How near both sides come to the limits of the machine, measured in the same minute."""
     header = ("workload", "env", "forward", "learner", "limit", "here", "original", "aim", "of pure simulation")
     rows = []
-    for row in _rows_with(workloads.values(), "limit_frames_per_sec"):
+    for row in _rows_with(workloads.values(), "limit"):
         parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env", "forward", "learn")]
         pure = _percent(row["simulation_fraction_ours"]) if WORKLOADS[row["label"]].has_pure_simulation else ""
         fractions = (_percent(row["fraction_ours"]), _percent(row["fraction_original"]))
         aim = _percent(row.get("asked_fraction"))
-        rows.append((row["label"], *parts, _number(row["limit_frames_per_sec"]), *fractions, aim, pure))
+        rows.append((row["label"], *parts, _number(row["limit"]), *fractions, aim, pure))
     if not rows:
         return ""
     text = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # No part of the program may be busy with anything but training, and no run ends by itself.
@@ -30,13 +31,26 @@ _SERIAL = (
 )
 
 
+_ATARI = (
+    "--use_rnn=False",
+    "--encoder_conv_architecture=convnet_atari",
+    "--obs_scale=255.0",
+    "--nonlinearity=relu",
+    *_LEARNING,
+    *_ASYNC,
+    "--num_workers=2",
+    "--num_envs_per_worker=8",
+    "--worker_num_splits=2",
+)
+
+
 @dataclass(frozen=True)
 class Workload:
     """Flags beyond the common ones, what the figure is about, and the figure that is aimed at.
 
     `asked` is a ratio to the original, `asked_fraction` a share of what the machine could do at most (see limits.py).
     `has_pure_simulation` says that the share of stepping environments alone is the interesting one, `env_waits` that a
-    step of the environment takes time, but no CPU.
+    step of the environment takes time, but no CPU, `is_sampling` that there is no learner.
     """
 
     name: str
@@ -47,12 +61,17 @@ class Workload:
     asked_fraction: float | None = None
     has_pure_simulation: bool = False
     env_waits: bool = False
-    extra_packages: tuple[str, ...] = ()
+    is_sampling: bool = False
 
     @property
     def arguments(self) -> list[str]:
         """The command line except for experiment, folder and seed."""
         return [f"--env={self.env}", *COMMON, *self.flags]
+
+    @property
+    def script(self) -> str:
+        """The program in this folder that runs it."""
+        return "sample_script.py" if self.is_sampling else "train_script.py"
 
     def flag(self, name: str, default: str) -> str:
         """The value of a flag of this workload that has one value."""
@@ -121,25 +140,21 @@ _ALL = (
         ),
         3.0,
     ),
+    Workload("Pong", "Atari Pong, convolutional network, 1 epoch", "bench_pong", _ATARI, has_pure_simulation=True),
     Workload(
-        "Pong",
-        "Atari Pong, convolutional network, 1 epoch",
+        "Pong_sampling",
+        "Atari Pong, convolutional network, no learner",
         "bench_pong",
-        (
-            "--use_rnn=False",
-            "--encoder_conv_architecture=convnet_atari",
-            "--obs_scale=255.0",
-            "--nonlinearity=relu",
-            *_LEARNING,
-            *_ASYNC,
-            "--num_workers=2",
-            "--num_envs_per_worker=8",
-            "--worker_num_splits=2",
-        ),
+        _ATARI,
         asked_fraction=0.9,
         has_pure_simulation=True,
-        extra_packages=("ale_py", "cv2"),
+        is_sampling=True,
     ),
 )
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
+
+
+def workload_names(chosen: Sequence[str]) -> list[str]:
+    """The names given on a command line, where "all" stands for every workload."""
+    return list(WORKLOADS) if "all" in chosen else list(chosen)

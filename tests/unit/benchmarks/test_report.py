@@ -18,7 +18,7 @@ LIMIT_EXTRA = {
     "limit_env_us": 3.8,
     "limit_forward_us": 1.0,
     "limit_learn_us": 1.0,
-    "limit_frames_per_sec": 300000.0,
+    "limit": 300000.0,
     "fraction_ours": 0.4,
     "fraction_original": 0.05,
     "simulation_fraction_ours": 0.3,

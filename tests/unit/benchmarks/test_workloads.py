@@ -23,8 +23,9 @@ from benchmarks.envs import (
 from benchmarks.limits import Limits, Probe, combine, num_agents_per_process
 from benchmarks.measuring import Measurement
 from benchmarks.peers import peer_rows
+from benchmarks.results_io import REPOSITORY
 from benchmarks.scaling import AXES, Point, points
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import WORKLOADS, workload_names
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.cfg.validation import collect_problems
 
@@ -42,6 +43,7 @@ def test_flags_are_valid_and_the_environment_exists(workload):
     cfg = parse([*workload.arguments, "--experiment=e"])
     assert collect_problems(cfg) == []
     assert workload.env in ENV_NAMES
+    assert (REPOSITORY / "benchmarks" / workload.script).is_file()
     assert workload.flag("num_workers", "-") == str(cfg.num_workers)
 
 
@@ -56,6 +58,11 @@ def test_a_changed_point_leaves_the_workload_alone():
     before = WORKLOADS["W1"].flags
     assert Point("W1", "num_workers", 4).changed().flags != before
     assert WORKLOADS["W1"].flags == before
+
+
+def test_all_stands_for_every_workload():
+    assert workload_names(["all"]) == list(WORKLOADS)
+    assert workload_names(["W9", "W1"]) == ["W9", "W1"]
 
 
 @pytest.mark.parametrize("name", INSTALLED)
@@ -128,6 +135,12 @@ def test_limits_add_the_parts_of_a_frame():
     assert limits.frames_per_sec == pytest.approx(2 / (10e-6 + 3e-6 + 3 * 2e-6))
     assert limits.sampling_frames_per_sec == pytest.approx(2 / 13e-6)
     assert limits.simulation_frames_per_sec == pytest.approx(1 / 8e-6 + 1 / 12e-6)
+
+
+def test_without_a_learner_another_limit_counts():
+    limits = combine([Probe(1e-3, 1e-3, 1e-3, 2e-3)] * 2, cores=2, num_epochs=1, env_waits=False)
+    assert limits.of(WORKLOADS["Pong"]) == pytest.approx(500.0)
+    assert limits.of(WORKLOADS["Pong_sampling"]) == pytest.approx(1000.0)
 
 
 def test_an_environment_that_waits_costs_its_cpu_time_but_cannot_be_hurried():
