@@ -12,21 +12,19 @@ a run should not be shorter than 20 seconds. ``--save`` writes benchmarks/result
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import json
 import os
 import shlex
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.limits import Limits, measure_limits
-from benchmarks.measuring import Measurement, TooFewReports, measure
+from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
 from benchmarks.workloads import WORKLOADS, Workload, workload_names
 
@@ -112,10 +110,11 @@ def main(argv: list[str] | None = None) -> int:
         original = Side("original", sys.executable, Path(args.against).resolve(), ("--ui=plain",))
     else:
         original = Side("original", args.original)
+    lock = MachineLock(args.lock)
     results, failed = [], []
     for name in workload_names(args.workloads):
         try:
-            pairs = _run_pairs(WORKLOADS[name], original, ours, args)
+            pairs = _run_pairs(WORKLOADS[name], original, ours, lock, args)
         except TooFewReports as problem:
             print(f"{name}: FAILED: {problem}", flush=True)
             failed.append(name)
@@ -143,7 +142,7 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--omp", default="1", help="OMP_NUM_THREADS of both sides, or 'unset'")
     parser.add_argument("--ours_flags", default="", help="flags for our side only, in one string")
     parser.add_argument("--limits", action="store_true", help="also measure what this machine could do at most")
-    parser.add_argument("--lock", help="hold this file locked during each pair, for machines that several people use")
+    parser.add_argument("--lock", help=LOCK_HELP)
     parser.add_argument("--json", help="write everything measured to this file")
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/<workload>.json")
     args = parser.parse_args(argv)
@@ -152,11 +151,11 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _run_pairs(workload: Workload, original: Side, ours: Side, args: argparse.Namespace) -> Pairs:
+def _run_pairs(workload: Workload, original: Side, ours: Side, lock: MachineLock, args: argparse.Namespace) -> Pairs:
     pairs = Pairs(workload, [], [], None)
     limits: list[Limits] = []
     for seed in range(args.pairs):
-        with locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
+        with lock, tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
             for side, runs in ((original, pairs.original), (ours, pairs.ours)):
                 command = side.command(workload, folder, seed)
                 run = measure(command, args.seconds, folder, side.environ(args.omp))
@@ -167,17 +166,6 @@ def _run_pairs(workload: Workload, original: Side, ours: Side, args: argparse.Na
     if not limits:
         return pairs
     return Pairs(workload, pairs.ours, pairs.original, Limits.median(limits))
-
-
-@contextlib.contextmanager
-def locked(path: str | None) -> Iterator[None]:
-    """Hold this file locked, or do nothing without one."""
-    if path is None:
-        yield
-        return
-    with open(path, "a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def measurement_text(run: Measurement) -> str:

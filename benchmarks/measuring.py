@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import statistics
@@ -10,7 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import IO, Any
 
 import psutil
 
@@ -149,6 +150,35 @@ def _pss_kib(pid: int) -> int:
             return next((int(line.split()[1]) for line in file if line.startswith("Pss:")), 0)
     except (OSError, ProcessLookupError):
         return 0
+
+
+class MachineLock:
+    """A file lock for machines that several people measure on; does nothing without a path.
+
+    It is kept between uses for a few minutes, so that runs that belong together are not torn apart by a long queue.
+    """
+
+    KEEP_SEC = 200.0
+
+    def __init__(self, path: str | None) -> None:
+        self._path = path
+        self._file: IO[str] | None = None
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        if self._path is None or self._file is not None:
+            return
+        self._file = open(self._path, "a")
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._since = time.monotonic()
+
+    def __exit__(self, *args: object) -> None:
+        if self._file is not None and time.monotonic() - self._since > self.KEEP_SEC:
+            self._file.close()
+            self._file = None
+
+
+LOCK_HELP = "hold this file locked while something runs, for machines that several people measure on"
 
 
 def _kill_after(seconds: float, tree: ProcessTree) -> threading.Timer:

@@ -20,8 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compare import Side, locked, measurement_text, ours_side
-from benchmarks.measuring import Measurement, TooFewReports, measure
+from benchmarks.compare import Side, measurement_text, ours_side
+from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, paired_row, write_result
 from benchmarks.workloads import WORKLOADS
 
@@ -76,17 +76,18 @@ def peer_rows(ours: Mapping[str, Sequence[float]], peers: Mapping[str, Sequence[
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse_args(argv)
+    lock = MachineLock(args.lock)
     pythons = {peer.name: args.pufferlib_python if peer.name == "pufferlib" else args.peers_python for peer in PEERS}
     chosen = [peer for peer in PEERS if pythons[peer.name] and (not args.only or peer.name in args.only)]
     ours: dict[str, list[float]] = {name: [] for name in OURS}
     peers: dict[str, list[float]] = {peer.name: [] for peer in chosen}
     for seed in range(args.rounds):
-        with locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
+        with lock, tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
             for name in OURS:
                 side = ours_side()
                 command = side.command(WORKLOADS[name], f"{folder}/{name}", seed)
                 ours[name].append(_run(name, command, side, args.seconds, folder).frames_per_sec)
-        with locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
+        with lock, tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
             for peer in chosen:
                 side = Side(peer.name, pythons[peer.name])
                 run = _run(peer.name, peer.command(side.python, seed), side, args.seconds, folder)
@@ -108,7 +109,7 @@ def _parse_args(argv: list[str] | None) -> Any:
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], metavar="PEER")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one run after its start-up")
-    parser.add_argument("--lock", help="hold this file locked while something runs")
+    parser.add_argument("--lock", help=LOCK_HELP)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/peers.json")
     return parser.parse_args(argv)
 

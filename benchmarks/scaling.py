@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.compare import Side, locked, measurement_text, ours_side
-from benchmarks.measuring import TooFewReports, measure
+from benchmarks.compare import Side, measurement_text, ours_side
+from benchmarks.measuring import LOCK_HELP, MachineLock, TooFewReports, measure
 from benchmarks.results_io import Row, paired_row, write_result
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -54,12 +54,13 @@ def points(workloads: list[str]) -> Iterator[Point]:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parse_args(argv)
+    lock = MachineLock(args.lock)
     sides = ([Side("original", args.original)] if args.original else []) + [ours_side()]
     rows = []
     for point in points(args.workloads):
         speeds: dict[str, list[float]] = {side.name: [] for side in sides}
         for seed in range(args.rounds):
-            with locked(args.lock), tempfile.TemporaryDirectory(prefix="sf_scaling_") as folder:
+            with lock, tempfile.TemporaryDirectory(prefix="sf_scaling_") as folder:
                 for side in sides:
                     command = side.command(point.changed(), folder, seed)
                     try:
@@ -88,7 +89,7 @@ def _parse_args(argv: list[str] | None) -> Any:
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W1z_vector"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one run after its start-up")
-    parser.add_argument("--lock", help="hold this file locked while something runs")
+    parser.add_argument("--lock", help=LOCK_HELP)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/scaling.json")
     return parser.parse_args(argv)
 
