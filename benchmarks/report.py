@@ -164,7 +164,7 @@ def _section(title: str, body: str, figure: str, figures: Sequence[str]) -> str:
     if not body:
         return ""
     picture = f"![{title}]({figure})\n\n" if figure in figures else ""
-    return f"## {title}\n\n{picture}{body}\n"
+    return f"## {title}\n\n{picture}{body.strip()}\n"
 
 
 def _conditions(results: Mapping[str, Result]) -> str:

@@ -39,20 +39,22 @@ def draw_figures(results: Mapping[str, Any], folder: Path) -> list[str]:
 
 
 def _ratios(rows: Sequence[Mapping[str, Any]]) -> Any:
-    if not rows:
-        return None
-    figure, axes = _bars(len(rows), "frames per second, this project / original")
+    return _ratio_bars(rows, "frames per second, this project / original") if rows else None
+
+
+def _peers(rows: Sequence[Mapping[str, Any]]) -> Any:
+    return _ratio_bars(rows, "frames per second, this project / peer") if rows else None
+
+
+def _ratio_bars(rows: Sequence[Mapping[str, Any]], label: str) -> Any:
+    figure, axes = _bars(len(rows), label)
     for idx, row in enumerate(reversed(rows)):
-        spread = [[row["ratio_median"] - row["ratio_min"]], [row["ratio_max"] - row["ratio_median"]]]
-        axes.barh(idx, row["ratio_median"], color=_OURS, xerr=spread, capsize=3, label="measured" if idx == 0 else None)
-        axes.annotate(
-            f"{row['ratio_median']:.1f}x", (row["ratio_max"], idx), xytext=(5, -4), textcoords="offset points"
-        )
-        if row.get("asked"):
-            aim = float(row["asked"].rstrip("x"))
-            axes.plot([aim, aim], [idx - 0.4, idx + 0.4], color=_AIM, linewidth=2, label="aim" if idx == 0 else None)
-    axes.axvline(1.0, color="black", linewidth=1)
-    _finish_bars(axes, [row["label"] for row in reversed(rows)])
+        median, low, high = row["ratio_median"], row["ratio_min"], row["ratio_max"]
+        spread = [[median - low], [high - median]]
+        axes.barh(idx, median, 0.7, color=_OURS, xerr=spread, capsize=3, label="measured: median, smallest, largest")
+        axes.annotate(f"{median:.1f}x", (high, idx), xytext=(6, -4), textcoords="offset points")
+        _mark_aim(axes, idx, float(row["asked"].rstrip("x")) if row.get("asked") else None)
+    _finish_bars(figure, axes, rows, 1.0)
     return figure
 
 
@@ -61,31 +63,10 @@ def _limits(rows: Sequence[Mapping[str, Any]]) -> Any:
         return None
     figure, axes = _bars(len(rows), "share of what the machine can do without a framework (%)")
     for idx, row in enumerate(reversed(rows)):
-        first = idx == 0
-        axes.barh(idx + 0.2, 100 * row["fraction_ours"], 0.38, color=_OURS, label="this project" if first else None)
-        axes.barh(idx - 0.2, 100 * row["fraction_original"], 0.38, color=_ORIGINAL, label="original" if first else None)
-        if row.get("asked_fraction"):
-            aim = 100 * row["asked_fraction"]
-            axes.plot([aim, aim], [idx - 0.4, idx + 0.4], color=_AIM, linewidth=2)
-    axes.axvline(100.0, color="black", linewidth=1)
-    _finish_bars(axes, [row["label"] for row in reversed(rows)])
-    return figure
-
-
-def _peers(rows: Sequence[Mapping[str, Any]]) -> Any:
-    if not rows:
-        return None
-    figure, axes = _bars(len(rows), "frames per second, this project / peer")
-    for idx, row in enumerate(reversed(rows)):
-        axes.barh(idx, row["ratio_median"], color=_OURS, label="measured" if idx == 0 else None)
-        axes.annotate(
-            f"{row['ratio_median']:.1f}x", (row["ratio_median"], idx), xytext=(5, -4), textcoords="offset points"
-        )
-        if row.get("asked"):
-            aim = float(row["asked"].rstrip("x"))
-            axes.plot([aim, aim], [idx - 0.4, idx + 0.4], color=_AIM, linewidth=2)
-    axes.axvline(1.0, color="black", linewidth=1)
-    _finish_bars(axes, [row["label"] for row in reversed(rows)])
+        axes.barh(idx + 0.18, 100 * row["fraction_ours"], 0.34, color=_OURS, label="this project")
+        axes.barh(idx - 0.18, 100 * row["fraction_original"], 0.34, color=_ORIGINAL, label="original")
+        _mark_aim(axes, idx, 100 * row["asked_fraction"] if row.get("asked_fraction") else None)
+    _finish_bars(figure, axes, rows, 100.0)
     return figure
 
 
@@ -127,7 +108,15 @@ def _bars(num_rows: int, label: str) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _finish_bars(axes: Any, labels: Sequence[str]) -> None:
-    axes.set_yticks(range(len(labels)), labels)
-    axes.margins(x=0.12)
-    axes.legend(loc="lower right", fontsize=8)
+def _mark_aim(axes: Any, idx: int, aim: float | None) -> None:
+    if aim is not None:
+        axes.plot([aim, aim], [idx - 0.4, idx + 0.4], color=_AIM, linewidth=2, label="aim")
+
+
+def _finish_bars(figure: Any, axes: Any, rows: Sequence[Mapping[str, Any]], reference: float) -> None:
+    """Names of the rows from top to bottom, a line at equality, and each kind of mark once in the legend."""
+    axes.axvline(reference, color="black", linewidth=1)
+    axes.set_yticks(range(len(rows)), [row["label"] for row in reversed(rows)])
+    axes.margins(x=0.12, y=0.02)
+    marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(marks.values(), marks.keys(), loc="outside upper right", ncols=len(marks), fontsize=8)
