@@ -178,7 +178,7 @@ def _env_stepper(workload: Workload, cfg: Config, idx: int, num_processes: int) 
     import numpy as np
 
     first = make_env(workload.env, cfg)
-    num_agents = getattr(first, "num_agents", 1)
+    num_agents = getattr(first.unwrapped, "num_agents", 1)
     num_envs = max(1, cfg.num_workers * cfg.num_envs_per_worker // num_processes)
     envs = [
         first,
@@ -187,10 +187,10 @@ def _env_stepper(workload: Workload, cfg: Config, idx: int, num_processes: int) 
     for seed, env in enumerate(envs):
         env.reset(seed=seed)
     rng = np.random.default_rng(idx)
-    shape = (997,) if not getattr(first, "is_multiagent", False) else (97, num_agents)
+    shape = (997,) if not getattr(first.unwrapped, "is_multiagent", False) else (97, num_agents)
     actions = rng.integers(first.action_space.n, size=shape)  # [997], [97, agents]
     drawn = actions if cfg.batched_sampling else actions.tolist()
-    self_resetting = bool(getattr(first, "is_multiagent", False))
+    self_resetting = bool(getattr(first.unwrapped, "is_multiagent", False))
     cursor = 0
 
     def step() -> int:
@@ -219,7 +219,7 @@ def _model_functions(
     space = env.observation_space
     obs_space = space if isinstance(space, spaces.Dict) else spaces.Dict(obs=space)
     model = create_actor_critic(cfg, obs_space, env.action_space)
-    num_rows = num_agents_per_process(cfg, getattr(env, "num_agents", 1), num_processes)
+    num_rows = num_agents_per_process(cfg, getattr(env.unwrapped, "num_agents", 1), num_processes)
 
     def observations(num: int) -> dict[str, torch.Tensor]:
         samples = {key: [sub.sample() for _ in range(num)] for key, sub in obs_space.spaces.items()}
