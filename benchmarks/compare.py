@@ -188,10 +188,10 @@ def summary(row: Row) -> str:
         f"{extra['policy_lag_original']}), reward {extra['reward_ours']} ({extra['reward_original']})"
     )
     if "fraction_ours" in extra:
-        text += (
-            f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%}), "
-            f"{extra['simulation_fraction_ours']:.0%} of pure simulation ({extra['simulation_fraction_original']:.0%})"
-        )
+        text += f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%})"
+    if "fraction_ours" in extra and WORKLOADS[row.label].has_pure_simulation:
+        ours, original = extra["simulation_fraction_ours"], extra["simulation_fraction_original"]
+        text += f", {ours:.0%} of pure simulation ({original:.0%})"
     return text
 
 

@@ -32,6 +32,7 @@ class ZeroCost(gym.Env):
 
     def __init__(self, is_image: bool = False, render_mode: str | None = None) -> None:
         self.render_mode = render_mode
+        self._obs: np.ndarray
         if is_image:
             self.observation_space = gym.spaces.Box(0, 255, (4, 84, 84), np.uint8)
             self._obs = np.full((4, 84, 84), 127, np.uint8)  # [stack, height, width]
@@ -85,11 +86,15 @@ class FourAgents(gym.Env):
         self._obs = [np.full(4, 0.2 * idx, np.float32) for idx in range(NUM_AGENTS)]  # [4] each
         self._num_steps = 0
 
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[list, list]:
+    def reset(  # type: ignore[override]
+        self, *, seed: int | None = None, options: dict | None = None
+    ) -> tuple[list, list]:
         self._num_steps = 0
         return list(self._obs), [{} for _ in range(NUM_AGENTS)]
 
-    def step(self, actions: Sequence[Any]) -> tuple[list, list, list, list, list]:
+    def step(  # type: ignore[override]
+        self, actions: Sequence[Any]
+    ) -> tuple[list, list, list, list, list]:
         self._num_steps += 1
         is_over = self._num_steps >= EPISODE_LENGTH
         if is_over:
