@@ -5,8 +5,11 @@
 Measures in one minute, in as many processes at once as there are cores to use, the time of one frame in
 
 - the environments: stepped with random actions,
-- the forward pass: normalisation, network and sampling with this project's model, for all agents of a core at once,
-- the learner: forward, backward and optimiser with the minibatches of the workload, per epoch.
+- the forward pass: normalisation, network and sampling, for all agents of a core at once,
+- the learner: forward, loss, backward and optimiser with the minibatches of the workload, per epoch.
+
+The latter two with this project's model and with the same network in bare PyTorch (see limit_models.py): the faster
+one counts.
 
 ``limit = cores / (env + forward + epochs * learn)``; where an environment waits instead of computing, its CPU time
 counts and the limit is not above pure simulation (all workers step, nothing else happens). Serial mode has one core.
@@ -28,7 +31,6 @@ from benchmarks.envs import make_env
 from benchmarks.workloads import WORKLOADS, Workload, workload_names
 
 if TYPE_CHECKING:
-    from sample_factory.model.actor_critic import ActorCritic
     from sample_factory.utils.typing import Config
 
 _TIMEOUT_SEC = 180.0
@@ -131,19 +133,28 @@ def _probe_main(idx: int, name: str, num_processes: int, seconds: float, barrier
     """One process: prepares everything, then measures part after part at the same time as the others."""
     import torch
 
+    from benchmarks.limit_models import model_functions
+
     torch.set_num_threads(1)
     torch.manual_seed(idx)
     workload = WORKLOADS[name]
     cfg = _config(workload)
     step_envs = _env_stepper(workload, cfg, idx, num_processes)
-    forward, learn = _model_functions(cfg, workload, num_processes)
+    env = make_env(workload.env, cfg)
+    num_rows = num_agents_per_process(cfg, getattr(env.unwrapped, "num_agents", 1), num_processes)
+    acting, learning = model_functions(cfg, env.observation_space, env.action_space, num_rows)
     barrier.wait(_TIMEOUT_SEC)
     env_sec, env_cpu_sec = _time_per_frame(step_envs, seconds)
-    barrier.wait(_TIMEOUT_SEC)
-    forward_sec, _ = _time_per_frame(forward, seconds)
-    barrier.wait(_TIMEOUT_SEC)
-    learn_sec, _ = _time_per_frame(learn, seconds)
+    forward_sec, learn_sec = (
+        min(_together(barrier, function, seconds) for function in functions) for functions in (acting, learning)
+    )
     sender.send((cfg.num_epochs, Probe(env_sec, env_cpu_sec, forward_sec, learn_sec)))
+
+
+def _together(barrier: Any, function: Callable[[], int], seconds: float) -> float:
+    """Wall seconds per frame of a function that all processes run at the same time."""
+    barrier.wait(_TIMEOUT_SEC)
+    return _time_per_frame(function, seconds)[0]
 
 
 def _time_per_frame(function: Callable[[], int], seconds: float) -> tuple[float, float]:
@@ -203,78 +214,6 @@ def _env_stepper(workload: Workload, cfg: Config, idx: int, num_processes: int) 
         return num_envs * num_agents
 
     return step
-
-
-def _model_functions(
-    cfg: Config, workload: Workload, num_processes: int
-) -> tuple[Callable[[], int], Callable[[], int]]:
-    """(acting, learning): each does its work once and returns the number of frames."""
-    import torch
-    from gymnasium import spaces
-
-    from sample_factory.model.actor_critic import create_actor_critic
-    from sample_factory.model.model_utils import get_rnn_size
-
-    env = make_env(workload.env, cfg)
-    space = env.observation_space
-    obs_space = space if isinstance(space, spaces.Dict) else spaces.Dict(obs=space)
-    model = create_actor_critic(cfg, obs_space, env.action_space)
-    num_rows = num_agents_per_process(cfg, getattr(env.unwrapped, "num_agents", 1), num_processes)
-
-    def observations(num: int) -> dict[str, torch.Tensor]:
-        samples = {key: [sub.sample() for _ in range(num)] for key, sub in obs_space.spaces.items()}
-        import numpy as np
-
-        return {key: torch.from_numpy(np.stack(rows)) for key, rows in samples.items()}
-
-    obs = observations(num_rows)  # [rows, ...]
-    rnn_states = torch.zeros(num_rows, get_rnn_size(cfg))  # [rows, size]
-
-    def forward() -> int:
-        model.eval()
-        with torch.inference_mode():
-            model(model.normalize_obs(obs), rnn_states)
-        return num_rows
-
-    return forward, _learner_function(cfg, model, observations(cfg.batch_size))
-
-
-def _learner_function(cfg: Config, model: ActorCritic, obs: dict[str, Any]) -> Callable[[], int]:
-    """One SGD step with a loss that has the terms of PPO, on rows ordered by step, then sequence."""
-    import torch
-    from torch.nn.utils.rnn import PackedSequence
-
-    from sample_factory.algo.utils.optimizers import make_optimizer
-    from sample_factory.model.model_utils import get_rnn_size
-
-    batch_size = cfg.batch_size
-    optimizer = make_optimizer(cfg, list(model.parameters()))
-    num_sequences = batch_size // cfg.rollout
-    lengths = torch.full((cfg.rollout,), num_sequences)  # [rollout]
-    states = torch.zeros(num_sequences if cfg.use_rnn else batch_size, get_rnn_size(cfg))
-    actions = torch.randint(2, (batch_size, 1))  # [batch, 1]
-    advantages, returns = torch.randn(batch_size), torch.randn(batch_size)  # [batch]
-    old_log_probs = torch.full((batch_size,), -0.7)  # [batch]
-
-    def learn() -> int:
-        model.train()
-        head = model.forward_head(model.normalize_obs(obs))
-        core, _ = model.forward_core(PackedSequence(head, lengths) if cfg.use_rnn else head, states)
-        result = model.forward_tail(core.data if cfg.use_rnn else core, values_only=False, sample_actions=False)
-        distribution = model.action_distribution()
-        ratio = (distribution.log_prob(actions.squeeze(1)) - old_log_probs).exp()
-        clipped = ratio.clamp(0.9, 1.1)
-        policy_loss = -torch.min(ratio * advantages, clipped * advantages).mean()
-        value_loss = (result["values"] - returns).square().mean()
-        loss = policy_loss + 0.5 * value_loss - 0.003 * distribution.entropy().mean()
-        for parameter in model.parameters():
-            parameter.grad = None
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 4.0)
-        optimizer.step()
-        return batch_size
-
-    return learn
 
 
 def main(argv: list[str] | None = None) -> int:
