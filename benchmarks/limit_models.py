@@ -1,7 +1,7 @@
 """The work of a policy without a framework: one forward pass, one SGD step.
 
 Each is offered with this project's model and, for vector observations, with the same network written down in PyTorch
-and nothing around it. What is slower of the two is no limit.
+and, where it only acts, in NumPy, with nothing around it. What is slower than another way is no limit.
 """
 
 from __future__ import annotations
@@ -27,6 +27,11 @@ Work = Callable[[], int]
 
 _CLIP, _VALUE_COEFF, _ENTROPY_COEFF, _MAX_GRAD_NORM = 0.1, 0.5, 0.003, 4.0
 _ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
+_NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "elu": lambda x: np.maximum(x, np.expm1(np.minimum(x, 0.0))),
+    "relu": lambda x: np.maximum(x, 0.0),
+    "tanh": np.tanh,
+}
 
 
 def model_functions(
@@ -42,6 +47,8 @@ def model_functions(
     if is_plain and isinstance(action_space, gym.spaces.Discrete) and (not cfg.use_rnn or cfg.rnn_type == "gru"):
         bare = BareNetwork(cfg, sole_space.shape[0], int(action_space.n))  # type: ignore[index]
         acting.append(_act_bare(bare, next(iter(acting_obs.values()))))
+        if not cfg.use_rnn:
+            acting.append(_act_numpy(NumpyNetwork(bare, cfg.nonlinearity), next(iter(acting_obs.values())).numpy()))
         learning.append(_learn_bare(cfg, bare, next(iter(learning_obs.values()))))
     return acting, learning
 
@@ -70,6 +77,27 @@ class BareNetwork(nn.Module):
         return outputs[:, :-1].log_softmax(1), outputs[:, -1], states
 
 
+class NumpyNetwork:
+    """A feed-forward `BareNetwork` in NumPy: fewer microseconds per call for small batches."""
+
+    def __init__(self, network: BareNetwork, nonlinearity: str) -> None:
+        linear = [layer for layer in network.body if isinstance(layer, nn.Linear)] + [network.heads]
+        self.weights = [layer.weight.detach().numpy().T.copy() for layer in linear]  # [in, out] each
+        self.biases = [layer.bias.detach().numpy().copy() for layer in linear]  # [out] each
+        self.mean, self.scale = network.mean.numpy(), network.scale.numpy()  # [obs]
+        self.activation = _NUMPY_ACTIVATIONS[nonlinearity]
+
+    def __call__(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Observations ``[n, obs]`` -> log-probabilities ``[n, actions]``, values ``[n]``."""
+        x = np.minimum(np.maximum((obs - self.mean) * self.scale, -5.0), 5.0)
+        for weights, biases in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = self.activation(x @ weights + biases)
+        x = x @ self.weights[-1] + self.biases[-1]
+        logits = x[:, :-1]
+        shifted = logits - logits.max(1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(1, keepdims=True)), x[:, -1]
+
+
 def _act_with_model(cfg: Config, model: Any, obs: dict[str, Tensor]) -> Work:
     num_rows = len(next(iter(obs.values())))
     states = torch.zeros(num_rows, get_rnn_size(cfg))  # [rows, size]
@@ -94,6 +122,20 @@ def _act_bare(network: BareNetwork, obs: Tensor) -> Work:
             log_probs, _, _ = network(rows, states)
             actions = (log_probs - torch.empty_like(log_probs).exponential_().log_()).argmax(1, keepdim=True)
             log_probs.gather(1, actions)
+        return len(obs)
+
+    return act
+
+
+def _act_numpy(network: NumpyNetwork, obs: np.ndarray) -> Work:
+    rng = np.random.default_rng(0)
+    rows = np.arange(len(obs))
+
+    def act() -> int:
+        log_probs, _ = network(obs)
+        noise = rng.standard_exponential(log_probs.shape, dtype=np.float32)
+        actions = (log_probs - np.log(noise)).argmax(1)
+        log_probs[rows, actions]  # noqa: B018
         return len(obs)
 
     return act

@@ -8,8 +8,8 @@ Measures in one minute, in as many processes at once as there are cores to use, 
 - the forward pass: normalisation, network and sampling, for all agents of a core at once,
 - the learner: forward, loss, backward and optimiser with the minibatches of the workload, per epoch.
 
-The latter two with this project's model and with the same network in bare PyTorch (see limit_models.py): the faster
-one counts.
+The latter two with this project's model and with the same network in bare PyTorch and NumPy (see limit_models.py): the
+fastest counts.
 
 ``limit = cores / (env + forward + epochs * learn)``; where an environment waits instead of computing, its CPU time
 counts and the limit is not above pure simulation (all workers step, nothing else happens). Serial mode has one core.

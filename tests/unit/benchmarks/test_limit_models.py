@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmarks import limit_models
-from benchmarks.limit_models import BareNetwork, model_functions
+from benchmarks.limit_models import BareNetwork, NumpyNetwork, model_functions
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.model.actor_critic import create_actor_critic
 
@@ -26,7 +26,7 @@ def config(*flags: str):
 @pytest.mark.parametrize("flags", [("--use_rnn=False",), ("--rnn_size=8",)], ids=["mlp", "gru"])
 def test_acting_and_learning_count_their_frames_with_both_networks(flags):
     acting, learning = model_functions(config(*flags), VECTOR, ACTIONS, 5)
-    assert [act() for act in acting] == [5, 5]
+    assert [act() for act in acting] == [5] * (2 if flags[0].startswith("--rnn") else 3)
     assert [learn() for learn in learning] == [16, 16]
 
 
@@ -40,7 +40,11 @@ def test_what_cannot_be_written_down_in_a_few_lines_has_only_the_model_of_the_pr
         assert len(acting) == len(learning) == 1
 
 
-@pytest.mark.parametrize("flags", [("--use_rnn=False",), ("--rnn_size=8",)], ids=["mlp", "gru"])
+@pytest.mark.parametrize(
+    "flags",
+    [("--use_rnn=False",), ("--use_rnn=False", "--nonlinearity=tanh"), ("--rnn_size=8",)],
+    ids=["mlp", "tanh", "gru"],
+)
 def test_the_bare_network_is_the_network_of_the_project(flags):
     """Same number of weights, and the same outputs once they hold the same values."""
     cfg = config(*flags)
@@ -61,6 +65,10 @@ def test_the_bare_network_is_the_network_of_the_project(flags):
         log_probs, values, _ = bare(obs[None], states[None] if cfg.use_rnn else None)
     assert torch.allclose(log_probs, expected["action_logits"].log_softmax(1), atol=1e-5)
     assert torch.allclose(values, expected["values"], atol=1e-5)
+    if not cfg.use_rnn:
+        log_probs_numpy, values_numpy = NumpyNetwork(bare, cfg.nonlinearity)(obs.numpy())
+        assert np.allclose(log_probs_numpy, log_probs.numpy(), atol=1e-5)
+        assert np.allclose(values_numpy, values.numpy(), atol=1e-5)
 
 
 def test_a_learning_step_changes_the_weights(monkeypatch):
