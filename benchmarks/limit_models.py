@@ -135,7 +135,7 @@ def _act_numpy(network: NumpyNetwork, obs: np.ndarray) -> Work:
         log_probs, _ = network(obs)
         noise = rng.standard_exponential(log_probs.shape, dtype=np.float32)
         actions = (log_probs - np.log(noise)).argmax(1)
-        log_probs[rows, actions]  # noqa: B018
+        log_probs[rows, actions]
         return len(obs)
 
     return act
