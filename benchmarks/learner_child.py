@@ -56,8 +56,11 @@ def fill(batch, cfg, num_actions, generator):
     """Trajectories of a policy close to the initial one: episodes end, time limits exist, everything is valid."""
     shape = batch["rewards"].shape
     obs = batch["obs"]["obs"]
-    obs.copy_(torch.rand(obs.shape, generator=generator) * 255 if obs.dtype == torch.uint8 else
-              torch.randn(obs.shape, generator=generator))
+    obs.copy_(
+        torch.rand(obs.shape, generator=generator) * 255
+        if obs.dtype == torch.uint8
+        else torch.randn(obs.shape, generator=generator)
+    )
     logits = torch.randn(batch["action_logits"].shape, generator=generator) * 0.1
     log_probs = torch.log_softmax(logits, dim=-1)
     actions = torch.randint(num_actions, (*shape, 1), generator=generator)

@@ -68,7 +68,9 @@ class Workload:
 class Child:
     """A process with one learner."""
 
-    def __init__(self, python: str, workload: Workload, extra_flags: list[str], num_threads: int, is_ours: bool) -> None:
+    def __init__(
+        self, python: str, workload: Workload, extra_flags: list[str], num_threads: int, is_ours: bool
+    ) -> None:
         env = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
         if num_threads > 0:
             env["OMP_NUM_THREADS"] = str(num_threads)
@@ -76,7 +78,7 @@ class Child:
             env["PYTHONPATH"] = str(REPOSITORY)
         problem = CASES[workload.case][0]
         command = [python, str(CHILD), json.dumps([*workload.flags(), *extra_flags]), json.dumps(problem)]
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -27,7 +27,7 @@ class DenseStack(NamedTuple):
     activation: str
 
 
-def has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: Any) -> bool:
     """Whether somebody wants to be told about calls of the module, so that it has to be called."""
     attributes = module.__dict__
     return any(attributes.get(name) for name in HOOK_ATTRIBUTES) or "forward" in attributes
@@ -165,7 +165,8 @@ class _DenseHeads(torch.autograd.Function):
         grad_heads = torch.cat([grad_logits.t(), grad_values.unsqueeze(0)])  # [A + 1, b]
         grad_weight, grad_bias = torch.mm(grad_heads, outputs[-1]), grad_heads.sum(1)
         needs_input_grad = ctx.needs_input_grad[1]
-        grad_x, grads = None, []
+        grad_x: Tensor | None = None
+        grads: list[Tensor] = []
         if layers or needs_input_grad:
             grad = torch.mm(grad_heads.t(), head_weight)
             grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, needs_input_grad)

@@ -38,7 +38,15 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
     for cls, names in (
         (
             ActorCriticSharedWeights,
-            ("normalize_obs", "forward", "forward_head", "forward_core", "forward_tail", "_run_actor", "action_distribution"),
+            (
+                "normalize_obs",
+                "forward",
+                "forward_head",
+                "forward_core",
+                "forward_tail",
+                "_run_actor",
+                "action_distribution",
+            ),
         ),
         (MultiInputEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
         (MlpEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
@@ -66,7 +74,9 @@ class _Structure:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        self._owners = [(owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)]
+        self._owners: list[Any] = [
+            (owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)
+        ]
         self._hooks = [m.__dict__[name] for m in modules for name in HOOK_ATTRIBUTES]
         self._attributes = [(m.__dict__, len(m.__dict__)) for m in modules]
         self._types = [(m, type(m)) for m in modules]
@@ -95,15 +105,15 @@ class NetworkOfModel:
         """``None`` if the model is not a standard one."""
         is_known = self._model is model and self._structure is not None and self._structure.is_unchanged()
         if not is_known:
-            self._model = model
-            self._network = StandardNetwork.of(model)
-            self._structure = _Structure(model)
+            self._model, self._network = model, StandardNetwork.of(model)
+            # Other models may become standard ones, for instance when a hook is removed: look again next time.
+            self._structure = None if self._network is None else _Structure(model)
         return self._network if _are_methods_original() else None
 
 
 @dataclass(frozen=True)
 class StandardNetwork:
-    """One observation, a vector or an image; convolutions for images; MLP; GRU or no memory; MLP decoder; linear heads."""
+    """One observation; convolutions if it is an image; MLP; GRU or no memory; MLP decoder; linear heads."""
 
     obs_key: str
     conv_head: nn.Module | None

@@ -170,7 +170,9 @@ class _Step:
 
 class _FusedLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor, data: _Data, coefficients: Coefficients, out: list) -> Any:
+    def forward(
+        ctx: Any, logits: Tensor, values: Tensor, data: _Data, coefficients: Coefficients, out: list[Any]
+    ) -> Any:
         with np.errstate(all="ignore"):
             rows = np.ascontiguousarray(logits.detach().numpy().T)
             step = _Step(rows, values.detach().numpy(), data, coefficients)

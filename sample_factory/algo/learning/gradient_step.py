@@ -68,7 +68,6 @@ class GradientStep:
         self.optimizer.step()
         return norm, skipped
 
-
     @torch.no_grad()
     def _apply_on_host(self, lr: float) -> tuple[Tensor, bool]:
         """The same with numbers read at once, and fewer operators."""

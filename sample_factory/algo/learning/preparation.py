@@ -141,7 +141,9 @@ class BatchPreparation:
             normalizer.train()
         return TensorDict(normalized_last)
 
-    def _normalize_images(self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None) -> TensorDict:
+    def _normalize_images(
+        self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None
+    ) -> TensorDict:
         steps, last = TensorDict(), TensorDict()
         for key, x in obs.items():
             steps[key], last[key] = normalize_images(normalizer, key, x, valids)

@@ -1,4 +1,4 @@
-"""Moments of batches on the CPU, by NumPy where calls cost more than arithmetic, in pieces that fit into the cache else."""
+"""Moments of batches on the CPU: by NumPy where calls cost more than arithmetic, else in pieces that fit into caches."""
 
 from __future__ import annotations
 
