@@ -20,6 +20,7 @@ from sample_factory.model.decoder import MlpDecoder
 from sample_factory.model.dense_stack import (
     HOOK_ATTRIBUTES,
     DenseStack,
+    RecordedHeads,
     dense,
     dense_with_heads,
     has_hooks,
@@ -184,15 +185,35 @@ class StandardNetwork:
         return logits.unflatten(0, back).transpose(0, 1).flatten(0, 1), values.view(back).t().reshape(-1)
 
     def _without_memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.decoder.parameters or self.decoder.activation == self.encoder.activation:
-            layers = DenseStack(self.encoder.parameters + self.decoder.parameters, self.encoder.activation)
-        else:
-            x, layers = dense(self.encoder, x), self.decoder
+        layers = self._joined_layers()
+        if layers is None:
+            return dense_with_heads(self.decoder, self.actor, self.critic, dense(self.encoder, x))
         return dense_with_heads(layers, self.actor, self.critic, x)
+
+    def _joined_layers(self) -> DenseStack | None:
+        """Encoder and decoder as one stack, ``None`` if their activations differ."""
+        encoder, decoder = self.encoder, self.decoder
+        if encoder.parameters and decoder.parameters and encoder.activation != decoder.activation:
+            return None
+        activation = encoder.activation if encoder.parameters else decoder.activation
+        return DenseStack(encoder.parameters + decoder.parameters, activation)
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether :meth:`record` is possible: nothing but linear layers and one activation."""
+        return self.conv_head is None and not self.gru_layers and self._joined_layers() is not None
+
+    def record(self, normalized_obs: dict[str, Tensor]) -> RecordedHeads:
+        """Forward pass without autograd that can be run backwards."""
+        layers = self._joined_layers()
+        assert layers is not None
+        return RecordedHeads(layers, self.actor, self.critic, normalized_obs[self.obs_key])
 
     def values(self, normalized_obs: dict[str, Tensor], rnn_states: Tensor) -> Tensor:
         """Values ``[b]`` of single steps, not differentiable; ``rnn_states`` ``[b, H]`` are those before the step."""
         with torch.no_grad():
+            if self.is_recordable:
+                return self.record(normalized_obs).values
             ends = np.ones(len(rnn_states), dtype=bool)
             return self.forward(normalized_obs, rnn_states, ends, recurrence=1)[1]
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning.fused_losses import Tape, make_tape
 from sample_factory.algo.learning.gradient_step import GradientStep, SkipCounter
 from sample_factory.algo.learning.losses import SampleMask, kl_divergence_to_old
 from sample_factory.algo.learning.lr_schedules import (
@@ -116,6 +117,7 @@ class Learner(LearnerPersistence):
         self._skips = SkipCounter()
         self._network_of_model = NetworkOfModel()
         self._stepper: GradientStep | None = None
+        self._tape: Tape | None = None  # of the minibatch in work
 
     # --- set-up ---
 
@@ -221,11 +223,10 @@ class Learner(LearnerPersistence):
 
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
+        tape, network = self._tape, self._network_of_model.get(self.actor_critic)
         with self.timing.add_time("forward"):
-            distribution, values = forward_minibatch(
-                self.actor_critic, mb, self.cfg, self._network_of_model.get(self.actor_critic)
-            )
-        out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg)
+            distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg, network, tape)
+        out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg, tape)
         return (
             distribution,
             out.policy_loss,
@@ -307,9 +308,14 @@ class Learner(LearnerPersistence):
     ) -> AttrDict:
         """One update. Returns the variables of the step, for summaries."""
         assert self.curr_lr is not None
-        distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
-            self._calculate_losses(mb, num_invalids)
-        )
+        tape = self._tape = self._make_tape(mb)
+        try:
+            with torch.set_grad_enabled(tape is None):
+                distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
+                    self._calculate_losses(mb, num_invalids)
+                )
+        finally:
+            self._tape = None
         loss = policy_loss + exploration_loss + kl_loss + value_loss
         mask = SampleMask.make(mb.valids, num_invalids)
         with torch.no_grad():
@@ -324,7 +330,7 @@ class Learner(LearnerPersistence):
         actual_lr = self.curr_lr * mask.num_valid / mb.valids.numel()
         policy_version = self.train_step
         with self.timing.add_time("update"), self.param_server.policy_lock:
-            grad_norm, skipped = stepper.apply(loss, actual_lr)
+            grad_norm, skipped = stepper.apply(loss, actual_lr, tape)
         if isinstance(skipped, bool):
             self._skips.record(skipped)
         if skipped is not True:
@@ -350,6 +356,12 @@ class Learner(LearnerPersistence):
             policy_version=policy_version,
             optimizer=self.optimizer,
         )
+
+    def _make_tape(self, mb: AttrDict) -> Tape | None:
+        """A tape if autograd is not needed for this minibatch: standard network, losses and method."""
+        if type(self)._calculate_losses is not _STANDARD_LOSSES or "_calculate_losses" in self.__dict__:
+            return None
+        return make_tape(self._network_of_model.get(self.actor_critic), mb, self.env_info.action_space, self.cfg)
 
     def _after_optimizer_step(self) -> None:
         """A new policy version. On a GPU versions are published together, at the end of the iteration."""
@@ -395,3 +407,7 @@ class Learner(LearnerPersistence):
         stats.update(collect_stats(var, self.policy_id, self.actor_critic))
         stats["num_skipped_sgd_steps"] = self._skips.total
         return read_stats(stats)
+
+
+# Replacements of it, in subclasses or afterwards, may need gradients of anything.
+_STANDARD_LOSSES = Learner._calculate_losses

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sample_factory.algo.learning.fused_losses import EstimateReturns, can_fuse, fused_losses
+from sample_factory.algo.learning.fused_losses import EstimateReturns, Tape, can_fuse, fused_losses
 from sample_factory.algo.learning.losses import (
     LossOutput,
     SampleMask,
@@ -41,15 +41,19 @@ def _starts_anew(mb: AttrDict) -> Tensor:
 
 
 def forward_minibatch(
-    actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None
+    actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None, tape: Tape | None = None
 ) -> tuple[ActionDistribution, Tensor]:
     """Current action distribution and values ``[B]`` of the samples; states do not flow across episodes or gaps.
 
-    ``network``: that of ``actor_critic``, if it is a standard one.
+    ``network``: that of ``actor_critic``, if it is a standard one. ``tape``: takes the place of autograd.
     """
     if network is not None:
-        ends = _starts_anew(mb).numpy() if network.gru_layers else None
-        logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
+        if tape is not None:
+            heads = tape.heads = network.record(mb.normalized_obs)
+            logits, values = heads.logits, heads.values
+        else:
+            ends = _starts_anew(mb).numpy() if network.gru_layers else None
+            logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
         distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
         actor_critic.last_action_distribution = distribution
         return distribution, values
@@ -107,10 +111,11 @@ def minibatch_losses(
     num_invalids: int,
     action_space: ActionSpace,
     cfg: Config,
+    tape: Tape | None = None,
 ) -> LossOutput:
     """All PPO losses of one minibatch with ``num_invalids`` invalid samples; coefficients are taken from ``cfg``."""
     if can_fuse(distribution, values, mb, cfg):
-        return fused_losses(distribution, values, mb, num_invalids, cfg, _numpy_returns(mb, cfg))
+        return fused_losses(distribution, values, mb, num_invalids, cfg, _numpy_returns(mb, cfg), tape)
     mask = SampleMask.make(mb.valids, num_invalids)
     ratio = importance_ratio(distribution.log_prob(mb.actions), mb.log_prob_actions)  # [B]
     clip_high = 1.0 + cfg.ppo_clip_ratio

@@ -1,4 +1,4 @@
-"""Moments of batches on the CPU: by NumPy where calls cost more than arithmetic, else in pieces that fit into caches."""
+"""Moments of batches on the CPU: by NumPy where calls cost more than arithmetic, else in pieces."""
 
 from __future__ import annotations
 
