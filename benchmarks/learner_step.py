@@ -169,7 +169,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--vtrace", nargs="+", type=int, default=[0, 1], choices=[0, 1])
     parser.add_argument("--epochs", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 0], help="OMP_NUM_THREADS; 0: not set")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[1, 0],
+        help="OMP_NUM_THREADS; 0: not set, what a learner's own process uses",
+    )
     parser.add_argument("--slices", type=int, default=7)
     parser.add_argument("--slice-seconds", type=float, default=0.5)
     parser.add_argument("--extra-flags", nargs="*", default=[], help="for our side, e.g. mixed_precision=bf16")

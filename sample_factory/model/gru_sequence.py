@@ -2,8 +2,8 @@
 
 Same cell as ``torch.nn.GRU``. All sequences are equally long; where an episode ends inside of one, the state is set to
 zero, which is what cutting the sequence there and starting a new one amounts to. All that does not depend on the
-previous step is one matrix product for the whole sequence, forwards and backwards; torch's own backward pass adds up the
-gradient of the recurrent weights step by step, through memory.
+previous step is one matrix product for the whole sequence, forwards and backwards; torch's own backward pass adds up
+the gradient of the recurrent weights step by step, through memory.
 """
 
 from __future__ import annotations

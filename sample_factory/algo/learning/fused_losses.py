@@ -242,7 +242,8 @@ def fused_losses(
 ) -> LossOutput:
     """All losses of one minibatch, as ``policy_update.minibatch_losses`` computes them.
 
-    Differentiable once, or by ``tape`` if that is given. ``kl_old`` is always given, without a gradient of its own: that of ``kl_loss`` is all there is.
+    Differentiable once, or by ``tape`` if there is one. ``kl_old`` is always given, and has no gradient of its own: that
+    of ``kl_loss`` is all there is.
     """
     logits = distribution.raw_logits
     size = len(logits)
