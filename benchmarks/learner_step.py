@@ -68,7 +68,9 @@ class Workload:
 class Child:
     """A process with one learner."""
 
-    def __init__(self, python: str, workload: Workload, extra_flags: list[str], num_threads: int, is_ours: bool) -> None:
+    def __init__(
+        self, python: str, workload: Workload, extra_flags: list[str], num_threads: int, is_ours: bool
+    ) -> None:
         env = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
         if num_threads > 0:
             env["OMP_NUM_THREADS"] = str(num_threads)
@@ -76,7 +78,7 @@ class Child:
             env["PYTHONPATH"] = str(REPOSITORY)
         problem = CASES[workload.case][0]
         command = [python, str(CHILD), json.dumps([*workload.flags(), *extra_flags]), json.dumps(problem)]
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -167,7 +169,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--vtrace", nargs="+", type=int, default=[0, 1], choices=[0, 1])
     parser.add_argument("--epochs", nargs="+", type=int, default=[1, 4])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 0], help="OMP_NUM_THREADS; 0: not set")
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=int,
+        default=[1, 0],
+        help="OMP_NUM_THREADS; 0: not set, what a learner's own process uses",
+    )
     parser.add_argument("--slices", type=int, default=7)
     parser.add_argument("--slice-seconds", type=float, default=0.5)
     parser.add_argument("--extra-flags", nargs="*", default=[], help="for our side, e.g. mixed_precision=bf16")

@@ -61,7 +61,6 @@ class PortableAdam(torch.optim.Adam):
             group.update({key: own[key] for key in _IMPLEMENTATION_KEYS})
         super().load_state_dict({**state_dict, "param_groups": groups})
 
-
     def step_directly(self) -> None:
         """:meth:`step` of the fused implementation on the CPU, see :func:`can_step_directly`."""
         for group in self.param_groups:
