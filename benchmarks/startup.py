@@ -48,6 +48,8 @@ FLAGS = (
     "--num_epochs=1",
     "--train_for_env_steps=1",
 )
+# Modules are compiled once, as in every installed package; the warm-up run of each side writes what is missing.
+ENVIRON = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": ""}
 ASKED_OF_CPU = {16: "4x"}
 _STOPPING = re.compile(r"\] (Component \S+ stopped|Stopping \S+\.\.\.)")
 _TAIL_LINES = 40
@@ -66,7 +68,7 @@ class StartUp:
 def measure(command: Sequence[str], folder: str, extra_env: dict[str, str], timeout_sec: float) -> StartUp:
     """:raises RuntimeError: the run failed, did not train, or took longer than the time limit."""
     mark = Path(folder) / "first_step"
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "FIRST_STEP_MARK": str(mark), **extra_env}
+    env = {**os.environ, **ENVIRON, "FIRST_STEP_MARK": str(mark), **extra_env}
     tree = ProcessTree(command, folder, env)
     watchdog = threading.Timer(timeout_sec, tree.process.kill)
     watchdog.start()
