@@ -8,6 +8,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from sample_factory.algo.utils.action_distributions import calc_num_actions
 from sample_factory.algo.utils.env_actions import make_action_converter, preprocess_actions, process_action_space
 from sample_factory.algo.utils.spaces.discretized import Discretized
 
@@ -134,3 +135,25 @@ def test_unsupported_spaces_are_named(space: Any, nested: bool) -> None:
     action_space = spaces.Tuple([spaces.Discrete(2), space]) if nested else space
     with pytest.raises(ValueError, match="not supported"):
         make_action_converter(action_space, batched=False)
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Discrete(7),
+        spaces.Discrete(3, start=-2),
+        spaces.MultiDiscrete([3, 4]),
+        spaces.Box(-1, 1, (2,)),
+        spaces.Tuple([spaces.Discrete(3), spaces.Discrete(4)]),
+        MIXED,
+    ],
+    ids=str,
+)
+def test_batched_arrays_are_converted_like_tensors(space: Any) -> None:
+    convert = make_action_converter(space, batched=True)
+    stored = np.random.default_rng(0).integers(0, 3, (5, calc_num_actions(space))).astype(np.float32)
+    from_array, from_tensor = convert(stored), convert(torch.from_numpy(stored.copy()))
+    parts, expected = ([x] if isinstance(x, np.ndarray) else x for x in (from_array, from_tensor))
+    for got, wanted in zip(parts, expected, strict=True):
+        assert got.dtype == wanted.dtype and got.shape == wanted.shape and (got == wanted).all()
+        assert not np.shares_memory(got, stored)  # environments may keep or change their actions

@@ -225,6 +225,51 @@ def test_sequential_multi_agent() -> None:
     assert rewards.tolist() == [0, 1, 2, 3] and len(infos) == 4
 
 
+class ListObsEnv(CountingEnv):
+    def obs(self) -> Any:
+        return [float(self.num_resets), self.num_steps]
+
+
+class RowObsEnv(CountingEnv):
+    def obs(self) -> Any:
+        return super().obs()[None].astype(np.float64)  # [1, 2] for a space of [2]
+
+
+class NumberObsEnv(CountingEnv):
+    def __init__(self) -> None:
+        super().__init__(spaces.Dict({"n": spaces.Discrete(9), "big": spaces.Box(0, 1000, (2, 300), np.float32)}))
+
+    def obs(self) -> Any:
+        return {"n": self.num_steps, "big": np.full((2, 300), self.num_steps, np.float32)}
+
+
+@pytest.mark.parametrize("env_class", [CountingEnv, DictCountingEnv, ListObsEnv, RowObsEnv, NumberObsEnv])
+@pytest.mark.parametrize("num_envs", [1, 3])
+def test_sequential_ordinary_environments_as_through_their_layers(env_class: Any, num_envs: int) -> None:
+    """Single-agent environments are stepped around the layers that give them the batched form: same results."""
+    fast, layered = (SequentialVectorizeWrapper([BatchedVecEnv(env_class()) for _ in range(num_envs)]) for _ in "ab")
+    layered._single_agent_envs = []
+    for vec_env in (fast, layered):
+        vec_env.reset()
+        vec_env.envs[-1].unwrapped.num_steps = 1  # out of phase
+    for step in range(2 * EPISODE_LEN):
+        actions = np.arange(num_envs, dtype=np.int32) + step
+        (obs, *flags, infos), (layered_obs, *layered_flags, layered_infos) = fast.step(actions), layered.step(actions)
+        assert obs.keys() == layered_obs.keys() and infos == layered_infos
+        for got, expected in zip([*obs.values(), *flags], [*layered_obs.values(), *layered_flags], strict=True):
+            torch.testing.assert_close(got, expected, rtol=0, atol=0)
+
+
+def test_sequential_mixed_tuple_actions() -> None:
+    space = spaces.Tuple([spaces.Discrete(3), spaces.Box(-1, 1, (2,))])
+    vec_env = SequentialVectorizeWrapper([BatchedVecEnv(CountingEnv(action_space=space)) for _ in range(2)])
+    vec_env.reset()
+    vec_env.step([np.array([1, 2], np.int32), np.array([[0.0, 1.0], [2.0, 3.0]], np.float32)])
+    received = [env.unwrapped.actions[-1] for env in vec_env.envs]
+    assert [int(action[0]) for action in received] == [1, 2]
+    assert [action[1].tolist() for action in received] == [[0, 1], [2, 3]]
+
+
 def test_sequential_needs_equal_numbers_of_agents() -> None:
     with pytest.raises(AssertionError, match="equal"):
         SequentialVectorizeWrapper([BatchedVecEnv(TwoAgentEnv()), BatchedVecEnv(CountingEnv())])
