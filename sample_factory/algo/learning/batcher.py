@@ -197,10 +197,20 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         self.training_batches_available.emit(slot)
 
     def _update_back_pressure(self) -> None:
-        """More experience would only get old while no slot is free."""
+        """More experience would only get old while no slot is free.
+
+        Large blocks are the exception: collecting one takes longer than training on the batches in the slots, so the
+        learner would run dry. There collection goes on as soon as less than another batch waits for a slot.
+        """
         if self.cfg.async_rl:
             is_full = bool(self.training_batches) and self._forming_slot is None and not self._free_slots
+            if is_full and self._are_blocks_large():
+                is_full = sum(pending.num_rows() for pending in self._pending) >= self.trajectories_per_batch
             self.buffer_mgr.channel.set_paused(self.policy_id, is_full)
+
+    def _are_blocks_large(self) -> bool:
+        """Whether one block fills all slots, and more."""
+        return self.buffer_mgr.agents_per_split > self.trajectories_per_batch * len(self.training_batches)
 
     def profile(self) -> dict[Any, Any]:
         return {self.object_id: self.timing}

@@ -201,6 +201,19 @@ def test_num_batches_to_accumulate(num_batches: int) -> None:
     assert len(formed) == num_batches + 1
 
 
+def test_large_blocks_are_collected_before_the_learner_runs_dry() -> None:
+    """A block with more batches than there are slots: collection goes on while less than one more batch waits."""
+    batcher, buffer_mgr = make_batcher("--num_workers=1", "--num_envs_per_worker=7", "--num_batches_to_accumulate=2")
+    formed: list[int] = []
+    batcher._finish_batch = finish_and_count(batcher, formed)  # type: ignore[method-assign]
+    block = buffer_mgr.blocks_of(0, 0)[0]
+    buffer_mgr.channel.hold_block(0, block.idx)
+    batcher.on_new_trajectories([FinishedRollouts(0, block.idx, block.rows)], "cpu")
+    assert len(formed) == 2 and is_paused(buffer_mgr), "three of seven rows wait, a batch takes two"
+    batcher.on_training_batch_released(formed[0], 1)
+    assert len(formed) == 3 and not is_paused(buffer_mgr), "all slots are full, but a single row waits"
+
+
 def test_num_batches_to_accumulate_is_one_in_synchronous_mode() -> None:
     batcher, _ = make_batcher("--async_rl=False", "--num_batches_to_accumulate=3")
     assert len(batcher.training_batches) == 1
