@@ -28,7 +28,7 @@ EFFECTS: dict[str, str] = {
     "serial_mode": f"{_RUNNER}::test_serial_mode",
     "batched_sampling": f"{_SAMPLING}::test_batched_sampling",
     "num_batches_to_accumulate": f"{_SAMPLING}::test_num_batches_to_accumulate",
-    "worker_num_splits": f"{_SAMPLING}::test_sampler_layout",
+    "worker_num_splits": f"{_SAMPLING}::test_inference_placement",
     "policy_workers_per_policy": f"{_SAMPLING}::test_sampler_layout",
     "inference_placement": f"{_SAMPLING}::test_inference_placement",
     "max_policy_lag": f"{_LEARNING}::test_max_policy_lag",
