@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast soak format lint type check compat learning docs-reference clean
+.PHONY: install train test test-fast soak format lint type check compat learning bench bench-quick docs-reference clean
 
 install: $(STAMP)
 
@@ -75,8 +75,51 @@ $(SF2_STAMP):
 compat: $(STAMP) $(SF2_STAMP)
 	$(BIN)/python -m tests.compat.against_sample_factory_2 --original=$(SF2_VENV)/bin/python
 
+# Throughput next to the original and to other libraries, each in an environment of its own: an hour and a half.
+PEERS_VENV ?= .venv-peers
+PEERS_STAMP := $(PEERS_VENV)/.installed
+PUFFERLIB_VENV ?= .venv-pufferlib
+PUFFERLIB_STAMP := $(PUFFERLIB_VENV)/.installed
+BENCH_STAMP := $(VENV)/.installed-bench
+SF2_BENCH_STAMP := $(SF2_VENV)/.installed-bench
+BENCH_WORKLOADS ?= all
+BENCH_PAIRS ?= 3
+BENCH_SECONDS ?= 30
+
+$(BENCH_STAMP): $(STAMP)
+	$(BIN)/pip install --quiet -e ".[bench]"
+	touch $(BENCH_STAMP)
+
+$(SF2_BENCH_STAMP): $(SF2_STAMP)
+	$(SF2_VENV)/bin/pip install --quiet ale-py "numpy<2"
+	touch $(SF2_BENCH_STAMP)
+
+$(PEERS_STAMP):
+	$(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(PEERS_VENV)/bin/pip install --quiet stable-baselines3
+	touch $(PEERS_STAMP)
+
+$(PUFFERLIB_STAMP):
+	$(PYTHON) -m venv $(PUFFERLIB_VENV)
+	$(PUFFERLIB_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(PUFFERLIB_VENV)/bin/pip install --quiet pufferlib==2.0.2
+	touch $(PUFFERLIB_STAMP)
+
+bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
+	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads $(BENCH_WORKLOADS) \
+		--pairs=$(BENCH_PAIRS) --seconds=$(BENCH_SECONDS) --limits --save
+	$(BIN)/python -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
+		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
+	$(BIN)/python -m benchmarks.scaling --original=$(SF2_VENV)/bin/python --save
+	$(BIN)/python -m benchmarks.report
+
+# Minutes: two workloads, one pair each; prints and writes nothing.
+bench-quick: $(STAMP) $(SF2_STAMP)
+	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads W1 W1s --pairs=1 --seconds=20
+
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write
 
 clean:
-	rm -rf $(VENV) $(SF2_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(SF2_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) build dist *.egg-info

@@ -14,6 +14,7 @@ EXTRAS = {
     "hub": ["huggingface-hub>=0.34,<3"],
     "video": ["imageio>=2.34", "imageio-ffmpeg>=0.5", "pillow>=10"],
     "image": ["opencv-python-headless>=4.8"],
+    "bench": ["matplotlib>=3.8", "ale-py>=0.10", "opencv-python-headless>=4.8"],
 }
 # Everything the tests need, the optional parts included as far as they install quickly and are freely licensed.
 DEV = [

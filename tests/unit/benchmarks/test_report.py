@@ -1,0 +1,67 @@
+"""The page of the throughput benchmarks, from results in the common format."""
+
+from __future__ import annotations
+
+from benchmarks.report import main, page
+from benchmarks.results_io import Row, paired_row, read_results, write_result
+
+WORKLOAD_EXTRA = {
+    "description": "CartPole",
+    "cpu_ratio": 4.25,
+    "pss_ratio": 1.5,
+    "policy_lag_ours": 1.0,
+    "policy_lag_original": None,
+    "reward_ours": 200.0,
+    "reward_original": 190.0,
+}
+LIMIT_EXTRA = {
+    "limit_env_us": 3.8,
+    "limit_forward_us": 1.0,
+    "limit_learn_us": 1.0,
+    "limit": 300000.0,
+    "fraction_ours": 0.4,
+    "fraction_original": 0.05,
+    "simulation_fraction_ours": 0.3,
+    "asked_fraction": 0.4,
+}
+
+
+def write_everything(folder):
+    row = paired_row("W1", [160000.0, 170000.0], [20000.0, 20000.0], "frames/s", asked="8x")
+    row.extra = WORKLOAD_EXTRA | LIMIT_EXTRA
+    write_result("W1", [row], folder)
+    without_limit = paired_row("W1s", [50000.0], [20000.0], "frames/s", extra=WORKLOAD_EXTRA)
+    write_result("W1s", [without_limit], folder)
+    write_result("peers", [paired_row("W1 / a peer", [160000.0], [80000.0], "frames/s", asked="2.5x")], folder)
+    points = [
+        Row(f"p{n}", 1000.0 * n, "frames/s", extra={"workload": "W1", "axis": "num_workers", "value": n})
+        for n in (1, 2)
+    ]
+    write_result("scaling", points, folder)
+    write_result("startup", [Row("16 workers", 12.5, "s", 50.0, 4.0, 3.5, 4.5, "4x")], folder)
+    write_result("something_new", [Row("a thing", 7.0, "MiB")], folder)
+
+
+def test_the_page_shows_every_result(tmp_path):
+    write_everything(tmp_path)
+    text = page(read_results(tmp_path))
+    assert "| W1 | CartPole | 20,000 | 165,000 | **8.25x** (8.00 - 8.50) | 8x | 4.25x | 1.50x |" in text
+    assert "| W1 | 3.8 us | 1 us | 1 us | 300,000 | 40% | 5% | 40% |  |" in text
+    assert "| W1 / a peer | 80,000 | 160,000 | **2.00x** (2.00 - 2.00) | 2.5x |" in text
+    assert "| 16 workers | 50 | 12.5 | s | **4.00x** (3.50 - 4.50) | 4x |" in text
+    assert "| p2 | 2,000 |" in text
+    assert "## Something new" in text and "| a thing |  | 7 | MiB |  |  |" in text
+    assert "| W1 | 1.0 | - | 200.0 | 190.0 |" in text
+    assert "![" not in text
+
+
+def test_figures_are_shown_where_they_belong(tmp_path):
+    write_everything(tmp_path)
+    text = page(read_results(tmp_path), ["throughput_ratios.png"])
+    assert "## Next to the original\n\n![Next to the original](throughput_ratios.png)" in text
+    assert text.count("![") == 1
+
+
+def test_the_page_without_results(tmp_path):
+    assert main([f"--results={tmp_path}", f"--out={tmp_path / 'docs'}", "--no_figures"]) == 0
+    assert "No results yet" in (tmp_path / "docs" / "throughput.md").read_text()
