@@ -66,6 +66,7 @@ EFFECTS: dict[str, str] = {
     "lr_schedule_kl_threshold": f"{_LEARNING}::test_lr_schedule_flags",
     "lr_adaptive_min": f"{_LEARNING}::test_lr_schedule_flags",
     "lr_adaptive_max": f"{_LEARNING}::test_lr_schedule_flags",
+    "mixed_precision": f"{_LEARNING}::test_mixed_precision",
     "obs_subtract_mean": f"{_MODEL}::test_obs_subtract_mean_and_scale",
     "obs_scale": f"{_MODEL}::test_obs_subtract_mean_and_scale",
     "normalize_input": f"{_MODEL}::test_normalize_input_and_keys",
