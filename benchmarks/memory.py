@@ -55,15 +55,17 @@ CASES = {
 }
 ASKED_OF_WORKER = "<= 40 MB"
 _WORKER = re.compile(r"(?:ROLLOUT worker|Worker) \d+(?: started, process|\s+pid)\s+(\d+)")
+_INFERENCE = re.compile(r"InferenceWorker_p\d+-w\d+(?: started, process|\s+pid)\s+(\d+)")
 _FRAMES = re.compile(r"Total num frames: (\d+)\.")
 _TAIL_LINES = 40
 
 
 @dataclass(frozen=True)
 class Memory:
-    """MB of 10^6 bytes. ``worker_mb``: private memory, median of the rollout workers."""
+    """MB of 10^6 bytes. Private memory: median of the rollout workers; all inference workers, 0 without processes."""
 
     worker_mb: float
+    inference_mb: float
     pss_mb: float
     shm_mb: float
     num_processes: int
@@ -77,25 +79,29 @@ def measure(command: Sequence[str], folder: str, extra_env: dict[str, str], args
     watchdog = threading.Timer(args.timeout, tree.process.kill)
     watchdog.start()
     workers: list[int] = []
+    inference_workers: list[int] = []
     tail: list[str] = []
     try:
         for line in tree.lines():
             tail = [*tail[-_TAIL_LINES:], line]
             if found := _WORKER.search(line):
                 workers.append(int(found[1]))
+            elif found := _INFERENCE.search(line):
+                inference_workers.append(int(found[1]))
             elif (found := _FRAMES.search(line)) and int(found[1]) > 0:
                 time.sleep(args.settle)
-                return _memory_now(workers, shm_before)
+                return _memory_now(workers, inference_workers, shm_before)
         raise RuntimeError(f"{command[0]}: no training report:\n{''.join(tail)}")
     finally:
         watchdog.cancel()
         tree.kill()
 
 
-def _memory_now(workers: Sequence[int], shm_before: int) -> Memory:
+def _memory_now(workers: Sequence[int], inference_workers: Sequence[int], shm_before: int) -> Memory:
     everything = [memory_of(process.pid) for process in descendants(os.getpid())]
     return Memory(
         worker_mb=statistics.median(memory_of(pid).private_mb for pid in workers),
+        inference_mb=sum(memory_of(pid).private_mb for pid in inference_workers),
         pss_mb=sum(use.pss_mb for use in everything),
         shm_mb=(_shm_bytes() - shm_before) / 1e6,
         num_processes=len(everything),
