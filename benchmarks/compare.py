@@ -6,7 +6,8 @@
 compares with another checkout of this repository instead. Every run is a separate process tree that is killed
 ``--seconds`` after its first report of frames; original and ours take turns. Frames per second, CPU seconds and policy
 lag are those between the first report after a quarter of the run and the last one. Reports come every five seconds, so
-a run should not be shorter than 20 seconds. ``--save`` writes benchmarks/results/throughput/<workload>.json.
+a run should not be shorter than 20 seconds; slow workloads run longer than that. ``--save`` writes
+benchmarks/results/throughput/<workload>.json.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ def _run_pairs(workload: Workload, original: Side, ours: Side, lock: MachineLock
         with lock, tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
             for side, runs in ((original, pairs.original), (ours, pairs.ours)):
                 command = side.command(workload, folder, seed)
-                run = measure(command, args.seconds, folder, side.environ(args.omp))
+                run = measure(command, args.seconds * workload.seconds_factor, folder, side.environ(args.omp))
                 runs.append(run)
                 print(f"{workload.name} pair {seed} {side.name:8} {measurement_text(run)}", flush=True)
             if args.limits:

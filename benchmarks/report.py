@@ -88,7 +88,7 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
     header = ("workload", "env", "forward", "learner", "limit", "here", "original", "aim", "of pure simulation")
     rows = []
     for row in _rows_with(workloads.values(), "limit"):
-        parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env", "forward", "learn")]
+        parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env_cpu", "forward", "learn")]
         pure = _percent(row["simulation_fraction_ours"]) if WORKLOADS[row["label"]].has_pure_simulation else ""
         fractions = (_percent(row["fraction_ours"]), _percent(row["fraction_original"]))
         aim = _percent(row.get("asked_fraction"))
@@ -96,9 +96,10 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
     if not rows:
         return ""
     text = (
-        "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, per frame and "
-        "core, measured with this project's model and minibatches between the runs (`python -m benchmarks.limits`). "
-        "Pure simulation steps the environments with random actions and does nothing else.\n\n"
+        "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, in CPU time per "
+        "frame, measured between the runs with the fastest of this project's model and the same network in bare "
+        "PyTorch and NumPy (`python -m benchmarks.limits`). It is not above pure simulation: workers that step their "
+        "environments with random actions and do nothing else. Serial mode has one core.\n\n"
     )
     return text + _table(header, rows)
 

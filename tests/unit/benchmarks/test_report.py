@@ -15,7 +15,7 @@ WORKLOAD_EXTRA = {
     "reward_original": 190.0,
 }
 LIMIT_EXTRA = {
-    "limit_env_us": 3.8,
+    "limit_env_cpu_us": 3.8,
     "limit_forward_us": 1.0,
     "limit_learn_us": 1.0,
     "limit": 300000.0,

@@ -118,7 +118,7 @@ def run(frames_per_sec: float, lag: float | None = 1.0) -> Measurement:
 
 
 def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
-    limits = combine([Probe(1e-5, 1e-5, 2e-6, 3e-6)] * 2, cores=2, num_epochs=1, env_waits=False)
+    limits = combine([Probe(1e-5, 1e-5, 2e-6, 3e-6), Probe(1e-5, 1e-5)], cores=2, num_epochs=1)
     pairs = Pairs(WORKLOADS["W1"], [run(4e4), run(6e4)], [run(2e4, None), run(2e4, None)], limits)
     row = pairs.row()
     assert (row.ratio_median, row.ratio_min, row.ratio_max) == (2.5, 2.0, 3.0)
@@ -130,28 +130,28 @@ def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
 
 
 def test_limits_add_the_parts_of_a_frame():
-    probes = [Probe(8e-6, 8e-6, 2e-6, 1e-6), Probe(12e-6, 12e-6, 4e-6, 3e-6)]
-    limits = combine(probes, cores=2, num_epochs=3, env_waits=False)
+    probes = [Probe(9e-6, 8e-6, 3e-6, 2e-6), Probe(12e-6, 12e-6)]
+    limits = combine(probes, cores=2, num_epochs=3)
     assert limits.frames_per_sec == pytest.approx(2 / (10e-6 + 3e-6 + 3 * 2e-6))
     assert limits.sampling_frames_per_sec == pytest.approx(2 / 13e-6)
-    assert limits.simulation_frames_per_sec == pytest.approx(1 / 8e-6 + 1 / 12e-6)
+    assert limits.simulation_frames_per_sec == pytest.approx(1 / 9e-6 + 1 / 12e-6)
 
 
 def test_without_a_learner_another_limit_counts():
-    limits = combine([Probe(1e-3, 1e-3, 1e-3, 2e-3)] * 2, cores=2, num_epochs=1, env_waits=False)
+    limits = combine([Probe(1e-3, 1e-3, 1e-3, 2e-3), Probe(1e-3, 1e-3)], cores=2, num_epochs=1)
     assert limits.of(WORKLOADS["Pong"]) == pytest.approx(500.0)
     assert limits.of(WORKLOADS["Pong_sampling"]) == pytest.approx(1000.0)
 
 
 def test_an_environment_that_waits_costs_its_cpu_time_but_cannot_be_hurried():
-    limits = combine([Probe(1e-3, 1e-5, 1e-6, 1e-6)] * 2, cores=2, num_epochs=1, env_waits=True)
+    limits = combine([Probe(1e-3, 1e-5, 1e-6, 1e-6), Probe(1e-3, 1e-5)], cores=2, num_epochs=1)
     assert limits.frames_per_sec == limits.sampling_frames_per_sec == pytest.approx(2000.0)
-    busy = combine([Probe(1e-3, 1e-5, 1e-6, 4e-3)] * 2, cores=2, num_epochs=1, env_waits=True)
+    busy = combine([Probe(1e-3, 1e-5, 1e-6, 4e-3)], cores=2, num_epochs=1)
     assert busy.frames_per_sec == pytest.approx(2 / (1e-5 + 1e-6 + 4e-3))
 
 
 def test_median_of_limits_is_taken_field_by_field():
-    values = [combine([Probe(sec, sec, 1e-6, 1e-6)], 1, 1, False) for sec in (1e-6, 5e-6, 3e-6)]
+    values = [combine([Probe(sec, sec, 1e-6, 1e-6)], 1, 1) for sec in (1e-6, 5e-6, 3e-6)]
     assert Limits.median(values) == values[2]
 
 
