@@ -99,16 +99,16 @@ _ALL = (
     Workload("W1", "CartPole, MLP 64x64, 2 workers x 32 environments", "CartPole-v1", _W1, 8.0, 0.4),
     Workload("W1s", "CartPole, MLP 64x64, serial", "CartPole-v1", (*_MLP, *_LEARNING, *_SERIAL), 5.0),
     Workload("W1z_vector", "environment at no cost, 4 floats", "bench_zero_vector", _W1, 10.0),
-    Workload("W1z_image", "environment at no cost, 84x84x4 bytes", "bench_zero_image", _W1, 3.0, seconds_factor=2.5),
+    Workload("W1z_image", "environment at no cost, 84x84x4 bytes", "bench_zero_image", _W1, 3.0),
     Workload(
-        "W1d4", "CartPole, all defaults, 2 workers", "CartPole-v1", ("--num_workers=2",), 1.5, 0.8, seconds_factor=2.0
+        "W1d4", "CartPole, all defaults, 2 workers", "CartPole-v1", ("--num_workers=2",), 2.0, 0.8, seconds_factor=2.0
     ),
     Workload(
         "W1d64",
         "CartPole, all defaults, 2 workers x 32 environments",
         "CartPole-v1",
         ("--num_workers=2", "--num_envs_per_worker=32"),
-        2.0,
+        1.5,
         0.8,
     ),
     Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, has_pure_simulation=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from gymnasium import spaces
@@ -71,15 +71,51 @@ class ObservationNormalizer(nn.Module):
 
     def _normalize(self, key: str, x: Tensor, valid_rows: Tensor | None) -> Tensor:
         x = self._shift_and_scale(key, x)
-        if self.running_mean_std is not None:
-            normalizer = self.running_mean_std.running_mean_std._modules.get(key)
-            if normalizer is not None:
-                normalizer(x, False, valid_rows)
+        normalizer = self.statistics_of(key)
+        if normalizer is not None:
+            normalizer(x, False, valid_rows)
         return x
 
-    def _shift_and_scale(self, key: str, x: Tensor) -> Tensor:
-        """A float32 copy, shifted and scaled by the fixed constants."""
-        x = x.clone() if x.dtype == torch.float32 else x.to(torch.float32)
+    def statistics_of(self, key: str) -> Any:
+        """The running statistics of an observation, ``None`` if it has none."""
+        return None if self.running_mean_std is None else self.running_mean_std.running_mean_std._modules.get(key)
+
+    def normalize_steps(self, obs_dict: dict[str, Tensor], valid_rows: Tensor | None) -> dict[str, Tensor]:
+        """What :meth:`forward` gives in training mode; float32 tensors of ``obs_dict`` are overwritten."""
+        with torch.no_grad():
+            normalized = self._dict_type()
+            for key, x in obs_dict.items():
+                x = normalized[key] = self._shift_and_scale(key, x, owned=True)
+                normalizer = self.statistics_of(key)
+                if normalizer is not None:
+                    normalizer.update(x, valid_rows)
+                    normalizer.normalize_(x)
+            return normalized
+
+    def normalize_frozen(self, obs_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What :meth:`forward` gives in evaluation mode, whatever the mode."""
+        if not (self.should_sub_mean or self.should_scale or self.should_normalize):
+            return obs_dict
+        with torch.no_grad():
+            normalized = self._dict_type({key: self._shift_and_scale(key, x) for key, x in obs_dict.items()})
+            for key, x in normalized.items():
+                normalizer = self.statistics_of(key)
+                if normalizer is not None:
+                    normalizer.normalize_(x)
+            return normalized
+
+    def fixed_constants(self, key: str) -> tuple[float, float]:
+        """``(shift, scale)``: an observation becomes ``(x - shift) / scale`` before anything else."""
+        if key != _SCALED_KEY:
+            return 0.0, 1.0
+        return self.sub_mean if self.should_sub_mean else 0.0, self.scale if self.should_scale else 1.0
+
+    def _shift_and_scale(self, key: str, x: Tensor, owned: bool = False) -> Tensor:
+        """A float32 copy, shifted and scaled by the fixed constants; no copy if ``x`` is float32 and ``owned``."""
+        if x.dtype != torch.float32:
+            x = x.to(torch.float32)
+        elif not owned:
+            x = x.clone()
         if key == _SCALED_KEY:
             if self.should_sub_mean:
                 x.sub_(self.sub_mean)

@@ -45,7 +45,9 @@ from sample_factory.algo.utils.optimizers import make_optimizer
 from sample_factory.algo.utils.seeding import component_rng, component_seed_sequence
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.model.standard_network import NetworkOfModel
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.decay import LinearDecay
 from sample_factory.utils.timing import Timing
@@ -112,6 +114,8 @@ class Learner(LearnerPersistence):
         # Apart from the other one: summaries are due by the clock, which must not shift the order of minibatches.
         self._summary_rng: np.random.Generator = np.random.default_rng()
         self._skips = SkipCounter()
+        self._network_of_model = NetworkOfModel()
+        self._stepper: GradientStep | None = None
 
     # --- set-up ---
 
@@ -121,6 +125,8 @@ class Learner(LearnerPersistence):
             self.cfg.recurrence = self.cfg.rollout if self.cfg.use_rnn else 1
         self._seed()
         self.device = policy_device(self.cfg, self.policy_id)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.actor_critic = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
         log.debug("Created Actor Critic model with architecture:")
         log.debug(self.actor_critic)
@@ -207,7 +213,7 @@ class Learner(LearnerPersistence):
 
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
-        preparation = BatchPreparation(self.cfg, self.policy_id)
+        preparation = BatchPreparation(self.cfg, self.policy_id, self._network_of_model.get(self.actor_critic))
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:
@@ -216,7 +222,9 @@ class Learner(LearnerPersistence):
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
         with self.timing.add_time("forward"):
-            distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg)
+            distribution, values = forward_minibatch(
+                self.actor_critic, mb, self.cfg, self._network_of_model.get(self.actor_critic)
+            )
         out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg)
         return (
             distribution,
@@ -232,7 +240,7 @@ class Learner(LearnerPersistence):
         """SGD over all epochs. Returns statistics if they are due."""
         assert self.curr_lr is not None
         cfg, scheduler = self.cfg, self.lr_scheduler
-        stepper = GradientStep(self.optimizer, self.actor_critic.parameters(), cfg.max_grad_norm)
+        stepper = self._get_stepper()
         minibatch_log = MinibatchLog()
         self.curr_lr = scheduler.on_iteration_start(self.curr_lr, self.env_steps)
         record_at = self._choose_summary_position() if self._is_summary_due() else None
@@ -270,6 +278,13 @@ class Learner(LearnerPersistence):
         if stats is not None:
             self.last_summary_time = time.time()
         return stats
+
+    def _get_stepper(self) -> GradientStep:
+        stepper = self._stepper
+        if stepper is None or stepper.optimizer is not self.optimizer or stepper.model is not self.actor_critic:
+            stepper = self._stepper = GradientStep(self.optimizer, self.actor_critic)
+        stepper.max_grad_norm = self.cfg.max_grad_norm
+        return stepper
 
     def _minibatches(self, buff: TensorDict, batch_size: int, experience_size: int) -> Iterator[tuple[AttrDict, int]]:
         """Minibatches of one epoch and how many samples are invalid in each."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sample_factory.algo.learning.fused_losses import EstimateReturns, can_fuse, fused_losses
 from sample_factory.algo.learning.losses import (
     LossOutput,
     SampleMask,
@@ -22,6 +24,7 @@ from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
 from sample_factory.algo.learning.returns import Returns, vtrace
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.utils.action_distributions import get_action_distribution
+from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
 
@@ -31,14 +34,29 @@ def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) ->
     return get_action_distribution(action_space, mb["action_logits"], mb.get(ACTION_MASK_KEY))
 
 
-def forward_minibatch(actor_critic: Any, mb: AttrDict, cfg: Config) -> tuple[ActionDistribution, Tensor]:
-    """Current action distribution and values ``[B]`` of the samples; states do not flow across episodes or gaps."""
+def _starts_anew(mb: AttrDict) -> Tensor:
+    """Steps after which the recurrent state is reset, bool ``[B]`` on the CPU: ends of episodes and gaps."""
+    valids = mb.valids_cpu if "valids_cpu" in mb else mb.valids.cpu()
+    return torch.logical_or(mb.dones_cpu, ~valids.bool())
+
+
+def forward_minibatch(
+    actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None
+) -> tuple[ActionDistribution, Tensor]:
+    """Current action distribution and values ``[B]`` of the samples; states do not flow across episodes or gaps.
+
+    ``network``: that of ``actor_critic``, if it is a standard one.
+    """
+    if network is not None:
+        ends = _starts_anew(mb).numpy() if network.gru_layers else None
+        logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
+        distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
+        actor_critic.last_action_distribution = distribution
+        return distribution, values
     head_output = actor_critic.forward_head(mb.normalized_obs)
     if cfg.use_rnn:
-        valids = mb.valids_cpu if "valids_cpu" in mb else mb.valids.cpu()
-        starts_anew = torch.logical_or(mb.dones_cpu, ~valids.bool()).float()
         core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
-            head_output, starts_anew, mb.rnn_states, cfg.recurrence
+            head_output, _starts_anew(mb).float(), mb.rnn_states, cfg.recurrence
         )
         core_sequences, _ = actor_critic.forward_core(core_input, rnn_states)
         core_output = build_core_out_from_seq(core_sequences, inverted_select_inds)
@@ -72,6 +90,16 @@ def advantages_and_targets(mb: AttrDict, ratio: Tensor, values: Tensor, cfg: Con
         return Returns(returns.advantages.reshape(-1), returns.targets.reshape(-1))
 
 
+def _numpy_returns(mb: AttrDict, cfg: Config) -> EstimateReturns:
+    """:func:`advantages_and_targets` of arrays."""
+
+    def estimate(ratio: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        returns = advantages_and_targets(mb, torch.from_numpy(ratio), torch.from_numpy(values), cfg)
+        return returns.advantages.numpy(), returns.targets.numpy()
+
+    return estimate
+
+
 def minibatch_losses(
     distribution: ActionDistribution,
     values: Tensor,
@@ -81,6 +109,8 @@ def minibatch_losses(
     cfg: Config,
 ) -> LossOutput:
     """All PPO losses of one minibatch with ``num_invalids`` invalid samples; coefficients are taken from ``cfg``."""
+    if can_fuse(distribution, values, mb, cfg):
+        return fused_losses(distribution, values, mb, num_invalids, cfg, _numpy_returns(mb, cfg))
     mask = SampleMask.make(mb.valids, num_invalids)
     ratio = importance_ratio(distribution.log_prob(mb.actions), mb.log_prob_actions)  # [B]
     clip_high = 1.0 + cfg.ppo_clip_ratio

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning import host_returns
+from sample_factory.algo.learning.host_images import can_normalize_images, normalize_images
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.tensor_dict import TensorDict, shallow_recursive_copy
+from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
 
@@ -24,9 +29,10 @@ _INVALID_LOG_PROB = -1.0
 class BatchPreparation:
     """Validity, observation normalisation, bootstrap values, returns and advantages of one batch."""
 
-    def __init__(self, cfg: Config, policy_id: PolicyID) -> None:
+    def __init__(self, cfg: Config, policy_id: PolicyID, network: StandardNetwork | None = None) -> None:
         self.cfg = cfg
         self.policy_id = policy_id
+        self.network = network  # that of the model, if it is a standard one
 
     @torch.no_grad()
     def prepare(
@@ -40,9 +46,12 @@ class BatchPreparation:
         current network. ``lock`` is held while the normaliser statistics change.
         """
         buff = shallow_recursive_copy(batch)
-        valids = self._find_valid(buff, train_step)  # [N, T+1]
-        host = self._copy_to_host(buff, valids)
-        num_invalids = int((~host["valids_cpu"]).sum())
+        on_host = is_plain_host_batch(buff)
+        find_valid = self._find_valid_on_host if on_host else self._find_valid
+        valids = find_valid(buff, train_step)  # [N, T+1]
+        host = (self._copies_of_host if on_host else self._copy_to_host)(buff, valids)
+        valid_steps = host["valids_cpu"].numpy()
+        num_invalids = valid_steps.size - int(np.count_nonzero(valid_steps))
         all_valid = num_invalids == 0
         buff["valids"] = valids
 
@@ -50,7 +59,7 @@ class BatchPreparation:
             actor_critic.train()
         last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
         buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
-        self._add_returns(buff, actor_critic)
+        self._add_returns(buff, actor_critic, on_host, all_valid)
 
         dataset = self._flatten(buff)
         dataset.update(host)
@@ -72,11 +81,32 @@ class BatchPreparation:
         valids = is_own & is_recent & is_finite[:, None]  # [N, T]
         return torch.cat([valids, valids[:, -1:]], dim=1)
 
+    def _find_valid_on_host(self, buff: TensorDict, train_step: int) -> Tensor:
+        """:meth:`_find_valid` by NumPy."""
+        policy_ids, versions = buff["policy_id"].numpy(), buff["policy_version"].numpy()
+        rewards, values = buff["rewards"].numpy(), buff["values"].numpy()
+        valids = np.empty(values.shape, dtype=bool)  # [N, T+1]
+        np.greater(versions, np.float32(train_step - self.cfg.max_policy_lag), out=valids[:, :-1])
+        valids[:, :-1] &= policy_ids == self.policy_id
+        if not (math.isfinite(np.add.reduce(rewards, axis=None)) and math.isfinite(np.add.reduce(values, axis=None))):
+            is_finite = np.isfinite(rewards.sum(axis=1)) & np.isfinite(values[:, :-1].sum(axis=1))
+            valids[:, :-1] &= is_finite[:, None]
+        valids[:, -1] = valids[:, -2]
+        return torch.from_numpy(valids)
+
     def _copy_to_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
         """Flat CPU copies of what the host needs, in a single transfer."""
         dones, rewards = buff["dones"].float(), buff["rewards"].float()
         packed = torch.stack([dones, rewards, valids[:, :-1].float()]).flatten(1).cpu()  # [3, N*T]
         return {"dones_cpu": packed[0], "rewards_cpu": packed[1], "valids_cpu": packed[2] > 0.5}
+
+    def _copies_of_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
+        """:meth:`_copy_to_host` by NumPy."""
+        return {
+            "dones_cpu": torch.from_numpy(buff["dones"].numpy().astype(np.float32).reshape(-1)),
+            "rewards_cpu": torch.from_numpy(buff["rewards"].numpy().reshape(-1).copy()),
+            "valids_cpu": torch.from_numpy(valids.numpy()[:, :-1].reshape(-1)),
+        }
 
     def _normalize_obs(
         self, buff: TensorDict, actor_critic: Any, valids: Tensor | None, lock: AbstractContextManager[Any]
@@ -90,9 +120,19 @@ class BatchPreparation:
         mask = obs.pop(ACTION_MASK_KEY, None)
         if mask is not None:
             buff[ACTION_MASK_KEY] = mask[:, :-1]
-        steps = TensorDict({key: x[:, :-1].flatten(0, 1) for key, x in obs.items()})
+        if self.network is not None and self.network.conv_head is not None and self.network.has_plain_normalizer:
+            normalizer = actor_critic.obs_normalizer
+            if can_normalize_images(normalizer, obs):
+                with lock:
+                    return self._normalize_images(buff, normalizer, obs, valids)
+        steps = TensorDict({key: _copy_steps(x) for key, x in obs.items()})
         last = TensorDict({key: x[:, -1] for key, x in obs.items()})
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
+        if self.network is not None and self.network.has_plain_normalizer:
+            # The same, without asking the model where and how it wants its observations.
+            with lock:
+                buff["normalized_obs"] = actor_critic.obs_normalizer.normalize_steps(steps, valid_rows)
+                return TensorDict(actor_critic.obs_normalizer.normalize_frozen(last))
         with lock:
             buff["normalized_obs"] = prepare_and_normalize_obs(actor_critic, steps, valid_rows)
             normalizer = getattr(actor_critic, "obs_normalizer", actor_critic)
@@ -101,12 +141,22 @@ class BatchPreparation:
             normalizer.train()
         return TensorDict(normalized_last)
 
+    def _normalize_images(self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None) -> TensorDict:
+        steps, last = TensorDict(), TensorDict()
+        for key, x in obs.items():
+            steps[key], last[key] = normalize_images(normalizer, key, x, valids)
+        buff["normalized_obs"] = steps
+        return last
+
     def _with_bootstrap_value(self, buff: TensorDict, actor_critic: Any, last_obs: TensorDict) -> Tensor:
         """Values ``[N, T+1]`` whose last column is that of the current network."""
-        last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
+        if self.network is not None:
+            last_values = self.network.values(last_obs, buff["rnn_states"][:, -1])
+        else:
+            last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
         return torch.cat([buff["values"][:, :-1], last_values.reshape(-1, 1)], dim=1)
 
-    def _add_returns(self, buff: TensorDict, actor_critic: Any) -> None:
+    def _add_returns(self, buff: TensorDict, actor_critic: Any, on_host: bool, all_valid: bool) -> None:
         cfg = self.cfg
         values = buff["values"]
         if cfg.normalize_returns:
@@ -116,6 +166,16 @@ class BatchPreparation:
             buff["rewards"] = bootstrap_time_outs(buff["rewards"], values, buff["time_outs"], buff["dones"], cfg.gamma)
         if cfg.with_vtrace:
             buff["next_values"] = values[:, 1:]
+        elif on_host:
+            advantages, returns = host_returns.gae(
+                buff["rewards"].numpy(),
+                buff["dones"].numpy(),
+                values.numpy(),
+                None if all_valid else buff["valids"].numpy(),
+                cfg.gamma,
+                cfg.gae_lambda,
+            )
+            buff["advantages"], buff["returns"] = torch.from_numpy(advantages), torch.from_numpy(returns)
         else:
             buff["advantages"], buff["returns"] = gae(
                 buff["rewards"], buff["dones"], values, buff["valids"], cfg.gamma, cfg.gae_lambda
@@ -139,6 +199,18 @@ class BatchPreparation:
                 f"Policy {self.policy_id}: {num_invalids} of {rewards.numel()} samples are invalid. "
                 "Expected when several policies share environments or agents are inactive"
             )
+
+
+def is_plain_host_batch(buff: TensorDict) -> bool:
+    """Whether NumPy may read the small tensors of this batch as they are."""
+    tensors = [buff[key] for key in ("rewards", "values", "policy_version")]
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def _copy_steps(x: Tensor) -> Tensor:
+    """All steps but the last, joined: ``[N, T+1, ...]`` -> ``[N*T, ...]``. Always a copy, the caller may change it."""
+    steps = x[:, :-1].contiguous() if len(x) > 1 else x[:, :-1].clone(memory_format=torch.contiguous_format)
+    return steps.flatten(0, 1)
 
 
 def _normalize_returns(normalizer: nn.Module, dataset: TensorDict, all_valid: bool) -> None:

@@ -22,6 +22,8 @@ Scalar = Tensor | float | int
 
 def read_scalars(values: Sequence[Scalar]) -> list[float]:
     """Python floats of scalars, with one transfer for all tensors among them."""
+    if all(not isinstance(v, Tensor) or v.device.type == "cpu" for v in values):
+        return [float(v.item()) if isinstance(v, Tensor) else float(v) for v in values]
     tensors = [v.detach().reshape(()).to(torch.float64) for v in values if isinstance(v, Tensor)]
     numbers = iter(torch.stack(tensors).tolist() if tensors else [])
     return [next(numbers) if isinstance(v, Tensor) else float(v) for v in values]

@@ -2,6 +2,7 @@
 
 What it waits for: requests of its rollout workers (they ring its doorbell) and, while its policy is paused by
 back-pressure, its batcher. It takes whatever is ready; requests that arrive during a forward pass form the next batch.
+It has a process of its own, or lives in that of the only rollout worker it serves (see ``topology``).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from signal_slot.signal_slot import signal
 
-from sample_factory.algo.sampling.request_batching import act, make_request_batches
+from sample_factory.algo.sampling.actors import Actor, make_actor
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
@@ -30,7 +31,7 @@ from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr, policy_device
 from sample_factory.algo.utils.time_shares import TimeShares
-from sample_factory.algo.utils.torch_utils import inference_context, init_torch_runtime
+from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.gpu_utils import cuda_envvars_for_policy
 from sample_factory.utils.timing import Timing
@@ -78,7 +79,7 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.channel = buffer_mgr.channel
         self.param_client = make_parameter_client(cfg.serial_mode, param_server, cfg, env_info, self.timing)
         self.device: torch.device | None = None
-        self.deterministic = bool(getattr(cfg, "eval_deterministic", False))  # known to evaluation only
+        self._actor: Actor | None = None
         self.is_ready = False
         self._time_shares = TimeShares(self.timing, _TIME_SHARES)
         self._samples_since_report = 0
@@ -97,6 +98,15 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
             return
         self.device = policy_device(self.cfg, self.policy_id)
         self.param_client.init(self.device)
+        self._actor = make_actor(
+            self.cfg, self.buffer_mgr, self.policy_id, self.worker_idx, self.param_client, self.device
+        )
+        # Contexts are reusable: looking them up by name would cost as much as measuring.
+        self._time_update = self.timing.add_time("update_model")
+        self._time_step_avg = self.timing.time_avg("step_policy", 50)
+        self._time_step = self.timing.add_time("handle_policy_step")
+        self._time_wait_avg = self.timing.time_avg("wait_policy", 50)
+        self._time_wait = self.timing.add_time("wait_policy_total")
         self.is_ready = True
         self.event_loop.add_poller(self)
         self._report_timer = PeriodicTimer(self.event_loop, _REPORT_INTERVAL_SEC)
@@ -105,24 +115,19 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.initialized.emit(self.policy_id, self.worker_idx)
 
     def wait(self, timeout_sec: float) -> None:
-        with self.timing.time_avg("wait_policy", 50), self.timing.add_time("wait_policy_total"):
+        with self._time_wait_avg, self._time_wait:
             self.channel.wait_for_requests(self.policy_id, self.worker_idx, timeout_sec)
 
     def poll(self) -> bool:
         requests = self.channel.pending_requests(self.policy_id, self.worker_idx)
         if not requests:
             return False
-        assert self.device is not None
-        with inference_context(self.cfg.serial_mode):
-            with self.timing.add_time("update_model"):
-                self.param_client.ensure_weights_updated()
-            with self.timing.time_avg("step_policy", 50), self.timing.add_time("handle_policy_step"):
-                for batch in make_request_batches(self.buffer_mgr, self.policy_id, requests):
-                    with self.timing.add_time("forward"):
-                        outputs = act(self.param_client.actor_critic, batch, self.device, self.deterministic)
-                    with self.timing.add_time("save_outputs"):
-                        batch.store(outputs, self.param_client.policy_version)
-                    self._samples_since_report += batch.num_samples
+        assert self._actor is not None
+        with self._time_update:
+            if self.param_client.ensure_weights_updated():
+                self._actor.refresh()
+        with self._time_step_avg, self._time_step:
+            self._samples_since_report += self._actor.serve(requests)
         self.channel.answer(self.policy_id, requests)
         self._request_counts.append(len(requests))
         return True

@@ -1,8 +1,8 @@
 """Runner for ordinary environments: one Python object per environment, any number of agents in each.
 
 All agents of a split step together, so everything that is not ``env.step`` is done for the whole split at once on
-columns of the trajectory block (structure of arrays). Per-agent Python runs only where agents really differ: at
-episode ends, when agents become inactive or change policy.
+arrays of the trajectory block, once per block where possible. Per-agent Python runs only where agents really differ:
+at episode ends, when agents become inactive or change policy.
 """
 
 from __future__ import annotations
@@ -11,6 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from sample_factory.algo.sampling.env_stepping import (
+    MultiAgentEnvs,
+    ObsWriter,
+    SingleAgentEnvs,
+    StepResult,
+    make_split_envs,
+)
+from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
 from sample_factory.algo.sampling.sampling_utils import (
     FinishedRollouts,
     VectorEnvRunner,
@@ -45,8 +53,7 @@ class AgentStates:
         n = num_envs * num_agents
         self.policy = np.zeros(n, np.int32)
         self.is_active = np.ones(n, bool)
-        self.episode_reward = np.zeros(n, np.float64)
-        self.episode_len = np.zeros(n, np.int64)
+        self.all_active = True
         self.acting_policy = self.policy.copy()  # policy, or INACTIVE
         self.asked_policies: list[PolicyID] = [0]
         self.partial = False
@@ -55,7 +62,8 @@ class AgentStates:
         """Recompute what follows from ``policy`` and ``is_active``; call after changing either."""
         self.acting_policy = np.where(self.is_active, self.policy, INACTIVE).astype(np.int32)
         self.asked_policies = np.unique(self.policy[self.is_active]).tolist()
-        self.partial = len(self.asked_policies) != 1 or not self.is_active.all()
+        self.all_active = bool(self.is_active.all())
+        self.partial = len(self.asked_policies) != 1 or not self.all_active
 
 
 class NonBatchedVectorEnvRunner(VectorEnvRunner):
@@ -82,8 +90,12 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         self._last_obs: list[dict[str, Any]] = []
 
         self._rollout, self._scale, self._clip = cfg.rollout, cfg.reward_scale, cfg.reward_clip
-        self._frames_per_step = env_info.frameskip if cfg.summaries_use_frameskip else 1
+        frames_per_step = env_info.frameskip if cfg.summaries_use_frameskip else 1
+        self._accounts = EpisodeAccounts(num_envs * env_info.num_agents, cfg.rollout, frames_per_step)
         self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
+        self._obs_writers: dict[int, ObsWriter] = {}
+        self._writer: ObsWriter | None = None
+        self._split_envs: SingleAgentEnvs | MultiAgentEnvs | None = None
 
     # --- creation ---
 
@@ -92,6 +104,8 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
             for env_i in range(self.num_envs):
                 self._create_env(env_i)
             self._last_obs = [obs for env_i in range(self.num_envs) for obs in self._first_reset(env_i)]
+        self._split_envs = make_split_envs(self.envs)
+        self._time_env_step, self._time_overhead = timing.add_time("env_step"), timing.add_time("overhead")
         self._agents.refresh()
         self._publish_agent_policies()
         self.update_trajectory_buffers()
@@ -166,23 +180,21 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
     # --- stepping ---
 
     def advance_rollouts(self, timing: Timing) -> tuple[list[FinishedRollouts], list[dict[str, Any]]]:
-        step, data = self.rollout_step, self._data
-        with timing.add_time("env_step"):
-            rewards, terminated, truncated, infos = self._step_envs(self._current_actions(), step + 1)
+        assert self._split_envs is not None and self._writer is not None
+        step = self.rollout_step
+        with self._time_env_step:
+            result = self._split_envs.step(self._current_actions(), self._writer, step + 1)
 
-        with timing.add_time("overhead"):
-            raw_rewards = np.asarray(rewards, np.float64).reshape(-1)
-            time_outs = np.asarray(truncated, bool).reshape(-1)
-            dones = np.asarray(terminated, bool).reshape(-1) | time_outs
-            data["rewards"][:, step] = np.clip(raw_rewards * self._scale, -self._clip, self._clip)
-            data["dones"][:, step] = dones
-            data["time_outs"][:, step] = time_outs
-            data["policy_id"][:, step] = self._agents.acting_policy
-            episodic_stats = self._after_step(raw_rewards, dones, infos, step)
+        with self._time_overhead:
+            self._accounts.rewards[step] = result.rewards
+            episodic_stats = self._after_step(result, step)
 
         self.rollout_step += 1
         if self.rollout_step < self._rollout:
             return [], episodic_stats
+        raw_rewards = self._accounts.rewards  # [T, n]
+        self._data["rewards"][...] = np.clip(raw_rewards * self._scale, -self._clip, self._clip).T
+        self._accounts.finish_block()
         return self._hand_over_block(self._finished_rollouts()), episodic_stats
 
     def _current_actions(self) -> list[Any]:
@@ -198,43 +210,20 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         self._last_actions = actions
         return self._to_env_actions(actions)
 
-    def _step_envs(self, actions: list[Any], obs_step: int) -> tuple[list, list, list, list]:
-        num_agents = self.num_agents
-        columns = [(key, self._data["obs"][key]) for key in self._obs_keys]
-        rewards: list = []
-        terminated: list = []
-        truncated: list = []
-        infos: list = []
-        row = 0
-        for env in self.envs:
-            obs, rew, term, trunc, info = env.step(actions[row : row + num_agents])
-            for agent_obs in obs:
-                _write_obs(columns, row, obs_step, agent_obs)
-                row += 1
-            rewards += rew
-            terminated += term
-            truncated += trunc
-            infos += info
-        return rewards, terminated, truncated, infos
-
-    def _after_step(
-        self, raw_rewards: np.ndarray, dones: np.ndarray, infos: list[dict[str, Any]], step: int
-    ) -> list[dict[str, Any]]:
+    def _after_step(self, result: StepResult, step: int) -> list[dict[str, Any]]:
         """Episode accounting; activity and policies of the agents for the next step."""
-        agents = self._agents
-        agents.episode_reward += raw_rewards
-        agents.episode_len += self._frames_per_step
-        changed = self._update_activity(infos)
-
+        changed = (any(result.infos) or not self._agents.all_active) and self._update_activity(result.infos)
         reports: list[dict[str, Any]] = []
-        if dones.any():
-            for row in np.flatnonzero(dones).tolist():
-                reports.append(self._episodic_report(row, infos[row]))
-                changed = self._start_next_episode(row) or changed
-            self._data["rnn_states"][dones, step + 1] = 0.0
+        for row, _, truncated, info in result.finished:
+            self._data["dones"][row, step] = True
+            self._data["time_outs"][row, step] = truncated
+            self._data["rnn_states"][row, step + 1] = 0.0
+            reports.append(self._episodic_report(row, step, info))
+            changed = self._start_next_episode(row) or changed
         if changed:
-            agents.refresh()
+            self._agents.refresh()
             self._publish_agent_policies()
+            self._data["policy_id"][:, step + 1 :] = self._agents.acting_policy[:, None]
         return reports
 
     def _update_activity(self, infos: list[dict[str, Any]]) -> bool:
@@ -248,9 +237,8 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
                     changed = True
         return changed
 
-    def _episodic_report(self, row: int, info: dict[str, Any]) -> dict[str, Any]:
-        agents = self._agents
-        reward, length = float(agents.episode_reward[row]), int(agents.episode_len[row])
+    def _episodic_report(self, row: int, step: int, info: dict[str, Any]) -> dict[str, Any]:
+        reward, length = self._accounts.finish_episode(row, step)
         stats: dict[str, Any] = {
             "reward": reward,
             "len": length,
@@ -262,14 +250,12 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         recorded = record_episode_statistics_wrapper_stats(info)
         if recorded is not None:
             stats["RecordEpisodeStatistics_reward"], stats["RecordEpisodeStatistics_len"] = recorded
-        return {EPISODIC: stats, POLICY_ID_KEY: int(agents.policy[row])}
+        return {EPISODIC: stats, POLICY_ID_KEY: int(self._agents.policy[row])}
 
     def _start_next_episode(self, row: int) -> bool:
         """Returns whether the agent changes its policy."""
         agents = self._agents
         env_i, agent_i = divmod(row, self.num_agents)
-        agents.episode_reward[row] = 0.0
-        agents.episode_len[row] = 0
         self._push_training_info(env_i, agent_i, int(agents.policy[row]))
         global_env_idx = self.worker_idx * self.cfg.num_envs_per_worker + self.split_idx * self.num_envs + env_i
         policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, global_env_idx)
@@ -297,23 +283,25 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         return finished
 
     def _start_block(self, previous: dict[str, Any]) -> None:
+        assert self._block is not None
+        data = self._data
+        self._writer = self._obs_writers.get(self._block.idx)
+        if self._writer is None:
+            columns = {key: data["obs"][key] for key in self._obs_keys}
+            self._writer = self._obs_writers[self._block.idx] = ObsWriter(columns)
+        # What holds for most steps is written once; the exceptions are written when they happen.
+        data["dones"][...] = False
+        data["time_outs"][...] = False
+        data["policy_id"][...] = self._agents.acting_policy[:, None]
         if previous:
             for key in self._obs_keys:
-                self._data["obs"][key][:, 0] = previous["obs"][key][:, self._rollout]
-            self._data["rnn_states"][:, 0] = previous["rnn_states"][:, self._rollout]
+                data["obs"][key][:, 0] = previous["obs"][key][:, self._rollout]
+            data["rnn_states"][:, 0] = previous["rnn_states"][:, self._rollout]
             return
-        columns = [(key, self._data["obs"][key]) for key in self._obs_keys]
-        for row, obs in enumerate(self._last_obs):
-            _write_obs(columns, row, 0, obs)
+        self._writer.write(0, self._last_obs)
         self._last_obs = []
-        self._data["rnn_states"][:, 0] = 0.0
+        data["rnn_states"][:, 0] = 0.0
 
     def close(self) -> None:
         for env in self.envs:
             env.close()
-
-
-def _write_obs(columns: list[tuple[str, np.ndarray]], row: int, step: int, obs: dict[str, Any] | None) -> None:
-    """Store one agent's observation. Agents that are not in the game may have none: zeros then."""
-    for key, column in columns:
-        column[row, step] = 0 if obs is None else obs[key]

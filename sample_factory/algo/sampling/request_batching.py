@@ -77,6 +77,14 @@ def _to_cpu_at_once(columns: list[Tensor]) -> list[Tensor]:
     return list(packed.split([column.shape[1] for column in columns], dim=1))
 
 
+def rows_of_request(buffer_mgr: BufferMgr, policy_id: PolicyID, request: PolicyRequest) -> slice | np.ndarray:
+    """Rows within the block that the policy acts for."""
+    if not request.partial:
+        return slice(None)
+    agent_policy = buffer_mgr.channel.agent_policy[request.worker_idx, request.split_idx]
+    return np.flatnonzero(agent_policy == policy_id)
+
+
 def make_request_batches(
     buffer_mgr: BufferMgr, policy_id: PolicyID, requests: Sequence[PolicyRequest]
 ) -> list[RequestBatch]:
@@ -84,14 +92,13 @@ def make_request_batches(
     parts: dict[Device, list[RowsAtStep]] = {}
     for request in requests:
         block = buffer_mgr.blocks[request.block_idx]
-        if request.partial:
-            agent_policy = buffer_mgr.channel.agent_policy[request.worker_idx, request.split_idx]
-            rows: slice | np.ndarray = np.flatnonzero(agent_policy == policy_id) + block.start
-            num_rows = len(rows)  # type: ignore[arg-type]
+        rows = rows_of_request(buffer_mgr, policy_id, request)
+        if isinstance(rows, slice):
+            part = RowsAtStep(block.rows, request.rollout_step, block.stop - block.start)
         else:
-            rows, num_rows = block.rows, block.stop - block.start
-        if num_rows:
-            parts.setdefault(block.device, []).append(RowsAtStep(rows, request.rollout_step, num_rows))
+            part = RowsAtStep(rows + block.start, request.rollout_step, len(rows))
+        if part.num_rows:
+            parts.setdefault(block.device, []).append(part)
     return [
         RequestBatch(buffer_mgr.traj_tensors_torch[device], device, device_parts)
         for device, device_parts in parts.items()

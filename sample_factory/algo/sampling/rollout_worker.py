@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import psutil
@@ -40,6 +41,7 @@ from sample_factory.utils.utils import (
     set_process_niceness,
 )
 
+_NO_CONTEXT = nullcontext()
 _NICENESS_OFFSET = 10
 _REPORT_INTERVAL_SEC = 3.0
 _TIME_SHARES = {
@@ -97,7 +99,7 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.buffer_mgr, self.env_info = buffer_mgr, env_info
         self.channel = buffer_mgr.channel
         self.sampling_device = str(rollout_worker_device(worker_idx, cfg, env_info))
-        self.num_splits = cfg.worker_num_splits
+        self.num_splits = buffer_mgr.num_splits
         self.env_runners: list[VectorEnvRunner] = []
         # Shared by reference with the environment runners, updated in place.
         self.training_info: list[dict[str, Any] | None] = [None] * cfg.num_policies
@@ -185,7 +187,8 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
                 return False
             self._pause_until = 0.0
         worked = False
-        with inference_context(self.cfg.serial_mode):
+        # Vectorised environments speak torch, ordinary ones do not: entering the context would cost for nothing.
+        with inference_context(self.cfg.serial_mode) if self.cfg.batched_sampling else _NO_CONTEXT:
             for split_idx, runner in enumerate(self.env_runners):
                 asked = self._asked[split_idx]
                 if asked is None:

@@ -1,7 +1,8 @@
 """Creates and connects everything that collects experience; two assemblies of the same workers.
 
-Who lives where: the Sampler on the runner's loop; in serial mode all workers live there too, else each has its own
-process.
+Who lives where: the Sampler on the runner's loop; in serial mode all workers live there too. Otherwise every rollout
+worker has its own process, and inference workers have processes of their own or live in those of the rollout workers
+(:mod:`sample_factory.algo.utils.topology`).
 """
 
 from __future__ import annotations
@@ -73,29 +74,26 @@ class Sampler(AbstractSampler):
 
     def _make_inference_workers(self) -> None:
         for policy_id in range(self.cfg.num_policies):
-            for i in range(self.cfg.policy_workers_per_policy):
-
-                def make_worker(loop: PollingEventLoop, policy_id: PolicyID = policy_id, i: int = i) -> InferenceWorker:
-                    param_server = self.param_servers[policy_id]
-                    return InferenceWorker(loop, policy_id, i, self.buffer_mgr, param_server, self.cfg, self.env_info)
-
-                worker = self._place(f"inference_proc{policy_id}-{i}", init_inference_process, make_worker)
-                self.inference_workers[policy_id].append(worker)
+            for i in range(self.buffer_mgr.topology.inference_workers_per_policy):
+                self.inference_workers[policy_id].append(self._make_inference_worker(policy_id, i))
 
     def _make_rollout_workers(self) -> None:
         for worker_idx in range(self.cfg.num_workers):
+            self.rollout_workers.append(self._make_rollout_worker(worker_idx))
 
-            def make_worker(loop: PollingEventLoop, worker_idx: int = worker_idx) -> RolloutWorker:
-                return RolloutWorker(loop, worker_idx, self.buffer_mgr, self.cfg, self.env_info)
-
-            worker = self._place(f"rollout_proc{worker_idx}", init_rollout_worker_process, make_worker)
-            self.rollout_workers.append(worker)
-
-    def _place(
-        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
-    ) -> Worker:
-        """Create a worker on the loop it will run on: the only difference between the assemblies."""
+    def _make_inference_worker(self, policy_id: PolicyID, i: int) -> InferenceWorker:
+        """Create it on the loop it will run on: that is where the assemblies differ."""
         raise NotImplementedError
+
+    def _make_rollout_worker(self, worker_idx: int) -> RolloutWorker:
+        raise NotImplementedError
+
+    def _inference_worker_on(self, loop: PollingEventLoop, policy_id: PolicyID, i: int) -> InferenceWorker:
+        param_server = self.param_servers[policy_id]
+        return InferenceWorker(loop, policy_id, i, self.buffer_mgr, param_server, self.cfg, self.env_info)
+
+    def _rollout_worker_on(self, loop: PollingEventLoop, worker_idx: int) -> RolloutWorker:
+        return RolloutWorker(loop, worker_idx, self.buffer_mgr, self.cfg, self.env_info)
 
     @property
     def processes(self) -> list[ChildProcess]:
@@ -135,7 +133,7 @@ class Sampler(AbstractSampler):
     def _inference_worker_ready(self, policy_id: PolicyID, worker_idx: int) -> None:
         self._ready_inference_workers.add((policy_id, worker_idx))
         self.initialized.emit()
-        if len(self._ready_inference_workers) == self.cfg.num_policies * self.cfg.policy_workers_per_policy:
+        if len(self._ready_inference_workers) == sum(len(workers) for workers in self.inference_workers.values()):
             log.info("All inference workers are ready! Signal rollout workers to start!")
             self._inference_workers_initialized.emit()
 
@@ -143,40 +141,63 @@ class Sampler(AbstractSampler):
 class SerialSampler(Sampler):
     """Everything on the loop of the caller, which must be a PollingEventLoop."""
 
-    def _place(
-        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
-    ) -> Worker:
-        return make_worker(self.event_loop)
+    def _make_inference_worker(self, policy_id: PolicyID, i: int) -> InferenceWorker:
+        return self._inference_worker_on(self.event_loop, policy_id, i)
+
+    def _make_rollout_worker(self, worker_idx: int) -> RolloutWorker:
+        return self._rollout_worker_on(self.event_loop, worker_idx)
 
     def init(self) -> None:
         self.started.emit()
 
 
 class ParallelSampler(Sampler):
-    """One process per inference worker and per rollout worker."""
+    """One process per rollout worker, and one per inference worker unless it lives in that of its rollout worker."""
 
     def __init__(self, *args: Any) -> None:
-        self._processes: list[ChildProcess] = []
+        self._rollout_processes: list[ChildProcess] = []
+        self._inference_processes: list[ChildProcess] = []
         super().__init__(*args)
 
     @property
     def processes(self) -> list[ChildProcess]:
-        return self._processes
+        return [*self._inference_processes, *self._rollout_processes]
 
-    def _place(
-        self, process_name: str, init_func: Callable[..., None], make_worker: Callable[[PollingEventLoop], Worker]
-    ) -> Worker:
+    def _make_inference_worker(self, policy_id: PolicyID, i: int) -> InferenceWorker:
+        if self.buffer_mgr.topology.inference_in_rollout_workers:
+            return self._inference_worker_on(self._rollout_process(i).event_loop, policy_id, i)
+        process = self._make_process(f"inference_proc{policy_id}-{i}", init_inference_process)
+        self._inference_processes.append(process)
+        worker = self._inference_worker_on(process.event_loop, policy_id, i)
+        return self._inhabit(process, worker)
+
+    def _make_rollout_worker(self, worker_idx: int) -> RolloutWorker:
+        process = self._rollout_process(worker_idx)
+        return self._inhabit(process, self._rollout_worker_on(process.event_loop, worker_idx))
+
+    def _rollout_process(self, worker_idx: int) -> ChildProcess:
+        """The process of a rollout worker; whoever moves in first creates it, in the order of workers."""
+        if worker_idx == len(self._rollout_processes):
+            process = self._make_process(f"rollout_proc{worker_idx}", init_rollout_worker_process)
+            self._rollout_processes.append(process)
+        return self._rollout_processes[worker_idx]
+
+    def _make_process(self, name: str, init_func: Callable[..., None]) -> ChildProcess:
         mp_ctx = get_mp_ctx(self.cfg.serial_mode)
         assert mp_ctx is not None
-        process = ChildProcess(process_name, mp_ctx, init_func)
-        worker = make_worker(process.event_loop)
+        return ChildProcess(name, mp_ctx, init_func)
+
+    def _inhabit(self, process: ChildProcess, worker: Worker) -> Worker:
+        """The component the process is named after decides when it ends."""
         process.event_loop.owner = worker
         process.set_init_func_args((sf_global_context(), worker))
-        self._processes.append(process)
         return worker
 
     def init(self) -> None:
-        for process in self._processes:
+        topology = self.buffer_mgr.topology
+        if topology.inference_in_rollout_workers:
+            log.info("Inference runs inside the rollout workers (change with --inference_placement)")
+        for process in self.processes:
             log.debug(f"Starting process {process.name}")
             process.start()
         self.started.emit()

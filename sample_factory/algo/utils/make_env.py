@@ -98,9 +98,13 @@ class NonBatchedVecEnv(EnvLayer):
         env = adapt_vector_env(env)
         if find_wrapper_interface(env, VectorEnvAdapter) is not None:
             raise ValueError(f"{env} is a vector environment: it can only be used with --batched_sampling=True")
-        if not is_multiagent_env(env):
+        # What the layers below do to an environment, for callers that do it for many environments at once.
+        self.single_agent_env: Env | None = None if is_multiagent_env(env) else env
+        self.wraps_obs = not isinstance(env.observation_space, spaces.Dict)
+        if self.single_agent_env is not None:
             env = NonBatchedMultiAgentWrapper(env)
-        if not isinstance(env.observation_space, spaces.Dict):
+        self.unwrapped_step: Callable[[Any], Any] = env.step
+        if self.wraps_obs:
             env = NonBatchedDictObservationsWrapper(env)
         super().__init__(env)
         self.step = env.step  # type: ignore[method-assign]  # called for every sample: one call less

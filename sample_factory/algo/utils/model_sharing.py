@@ -162,8 +162,9 @@ class ParameterClient:
     def init(self, device: torch.device) -> None:
         """Build or find the module; called once, after the learner published for the first time."""
 
-    def ensure_weights_updated(self) -> None:
-        """Fetch newer weights if there are any."""
+    def ensure_weights_updated(self) -> bool:
+        """Fetch newer weights if there are any; returns whether the module may have changed."""
+        return False
 
 
 class ParameterClientSerial(ParameterClient):
@@ -182,9 +183,13 @@ class ParameterClientSerial(ParameterClient):
     def init(self, device: torch.device) -> None:
         return None
 
-    def ensure_weights_updated(self) -> None:
-        # The learner left the module in training mode.
-        self.actor_critic.eval()
+    def ensure_weights_updated(self) -> bool:
+        # The learner trains this very module: if it did since, it left it in training mode.
+        actor_critic = self.actor_critic
+        if not actor_critic.training:
+            return False
+        actor_critic.eval()
+        return True
 
 
 class ParameterClientAsync(ParameterClient):
@@ -218,13 +223,13 @@ class ParameterClientAsync(ParameterClient):
         self._actor_critic = actor_critic
         self._version = 0  # random weights until something is published (sampling without a learner)
 
-    def ensure_weights_updated(self) -> None:
+    def ensure_weights_updated(self) -> bool:
         weights = self.server.weights
         if weights is None:
-            return
+            return False
         publications = weights.num_publications()
         if publications == self._num_publications:
-            return
+            return False
         started = time.perf_counter()
         self._version = weights.copy_to(self.actor_critic)
         self._num_publications = publications
@@ -236,6 +241,7 @@ class ParameterClientAsync(ParameterClient):
             self._logged_at = now
             average = self._update_sec / self._num_updates
             log.debug(f"Updated weights for policy {self.policy_id}, policy_version {self._version} ({average:.4f})")
+        return True
 
 
 def make_parameter_client(

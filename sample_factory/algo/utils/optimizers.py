@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -60,6 +60,65 @@ class PortableAdam(torch.optim.Adam):
         for group, own in zip(groups, self.param_groups, strict=False):
             group.update({key: own[key] for key in _IMPLEMENTATION_KEYS})
         super().load_state_dict({**state_dict, "param_groups": groups})
+
+
+    def step_directly(self) -> None:
+        """:meth:`step` of the fused implementation on the CPU, see :func:`can_step_directly`."""
+        for group in self.param_groups:
+            params: list[Tensor] = []
+            grads: list[Tensor] = []
+            moments: list[Tensor] = []
+            squares: list[Tensor] = []
+            steps: list[Tensor] = []
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                state = self.state[p]
+                if not state:
+                    state["step"] = torch.zeros((), dtype=torch.float32)
+                    state["exp_avg"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                    state["exp_avg_sq"] = torch.zeros_like(p, memory_format=torch.preserve_format)
+                params.append(p)
+                grads.append(p.grad)
+                moments.append(state["exp_avg"])
+                squares.append(state["exp_avg_sq"])
+                steps.append(state["step"])
+            if not params:
+                continue
+            torch._foreach_add_(steps, 1)
+            beta1, beta2 = group["betas"]
+            torch._fused_adam_(
+                params,
+                grads,
+                moments,
+                squares,
+                [],
+                steps,
+                lr=float(group["lr"]),
+                beta1=beta1,
+                beta2=beta2,
+                weight_decay=0.0,
+                eps=group["eps"],
+                amsgrad=False,
+                maximize=False,
+                grad_scale=None,
+                found_inf=None,
+            )
+
+
+def can_step_directly(optimizer: Any) -> TypeGuard[PortableAdam]:
+    """Whether nobody wants to know about the steps of this optimiser, and it is fused Adam without its extras.
+
+    What :meth:`torch.optim.Optimizer.step` does around a step costs more than the step of a small model.
+    """
+    if type(optimizer) is not PortableAdam or "step" in optimizer.__dict__:
+        return False
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+        return False
+    return all(
+        group["fused"] and not (group["weight_decay"] or group["amsgrad"] or group["maximize"])
+        for group in optimizer.param_groups
+    )
 
 
 class Lamb(Optimizer):

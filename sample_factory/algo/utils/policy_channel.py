@@ -17,7 +17,8 @@ word                    written by                 read by                     m
 A request is pending while ``requested != answered``. Who waits for whom: a rollout worker sleeps on its own semaphore,
 released by inference workers (answers) and batchers (blocks given back); an inference worker sleeps on its own
 semaphore, released by rollout workers (requests) and by its batcher (end of a pause). Sleeps are bounded by the
-caller, so a lost wake-up costs milliseconds, never a hang.
+caller, so a lost wake-up costs milliseconds, never a hang. Inference workers inside rollout workers share their
+process's semaphore: requests and answers wake nobody, blocks and the end of a pause do.
 """
 
 from __future__ import annotations
@@ -62,8 +63,16 @@ class WakeUp:
                 pass
 
 
+# With more splits to look at, one vectorised comparison is cheaper than reading word by word.
+_MAX_SPLITS_READ_ONE_BY_ONE = 4
+
+
 class PolicyChannel:
-    """All words of one run. Create in the main process; every process gets the same memory by pickling at start."""
+    """All words of one run. Create in the main process; every process gets the same memory by pickling at start.
+
+    ``local_inference``: inference worker ``w`` of every policy lives in the process of rollout worker ``w``, serves it
+    alone and shares its doorbell; ``inference_workers_per_policy`` is the number of rollout workers then.
+    """
 
     def __init__(
         self,
@@ -76,10 +85,12 @@ class PolicyChannel:
         inference_workers_per_policy: int,
         batched_sampling: bool,
         mp_ctx: BaseContext | None,
+        local_inference: bool = False,
     ) -> None:
         self.num_policies = num_policies
         self.inference_workers_per_policy = inference_workers_per_policy
         self._batched_sampling = batched_sampling
+        self._local_inference = local_inference
 
         def words(*shape: int, dtype: torch.dtype = torch.int64, fill: int = 0) -> Tensor:
             tensor = torch.full(shape, fill, dtype=dtype)
@@ -97,7 +108,8 @@ class PolicyChannel:
         }
         self._worker_wake_ups = [WakeUp(mp_ctx) for _ in range(num_workers)]
         self._inference_wake_ups = [
-            [WakeUp(mp_ctx) for _ in range(inference_workers_per_policy)] for _ in range(num_policies)
+            self._worker_wake_ups if local_inference else [WakeUp(mp_ctx) for _ in range(inference_workers_per_policy)]
+            for _ in range(num_policies)
         ]
         self._attach()
 
@@ -108,9 +120,14 @@ class PolicyChannel:
         self._block, self._step, self._partial = views["block"], views["step"], views["partial"]
         self.agent_policy: np.ndarray = views["agent_policy"]  # [W, S, agents_per_split] int32
         self._held, self._paused = views["held"], views["paused"]
+        num_workers, num_splits = self._block.shape
+        self._served = [
+            [(w, s) for w in range(num_workers) for s in range(num_splits) if self.inference_worker_for(w) == i]
+            for i in range(self.inference_workers_per_policy)
+        ]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("num_policies", "inference_workers_per_policy", "_batched_sampling", "_tensors")
+        kept = ("num_policies", "inference_workers_per_policy", "_batched_sampling", "_local_inference", "_tensors")
         return {name: self.__dict__[name] for name in (*kept, "_worker_wake_ups", "_inference_wake_ups")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -121,6 +138,8 @@ class PolicyChannel:
 
     def inference_worker_for(self, worker_idx: int) -> int:
         """Which of a policy's inference workers serves this rollout worker (fixed, so requests need no arbitration)."""
+        if self._local_inference:
+            return worker_idx
         position = worker_idx // self.num_policies if self._batched_sampling else worker_idx
         return position % self.inference_workers_per_policy
 
@@ -131,10 +150,12 @@ class PolicyChannel:
         self._block[worker_idx, split_idx] = block_idx
         self._step[worker_idx, split_idx] = rollout_step
         self._partial[worker_idx, split_idx] = partial
-        inference_idx = self.inference_worker_for(worker_idx)
         for policy_id in policies:
             self._requested[policy_id, worker_idx, split_idx] += 1
-            self._inference_wake_ups[policy_id][inference_idx].ring()
+        if not self._local_inference:
+            inference_idx = self.inference_worker_for(worker_idx)
+            for policy_id in policies:
+                self._inference_wake_ups[policy_id][inference_idx].ring()
 
     def is_answered(self, worker_idx: int, split_idx: int, policies: Sequence[int]) -> bool:
         for policy_id in policies:
@@ -152,25 +173,24 @@ class PolicyChannel:
         """Every request this inference worker should serve now; empty while the policy is paused."""
         if self._paused[policy_id]:
             return []
-        workers, splits = np.nonzero(self._requested[policy_id] != self._answered[policy_id])
-        requests = []
-        for worker_idx, split_idx in zip(workers.tolist(), splits.tolist(), strict=True):
-            if self.inference_worker_for(worker_idx) == inference_idx:
-                at = (worker_idx, split_idx)
-                requests.append(
-                    PolicyRequest(
-                        worker_idx, split_idx, int(self._block[at]), int(self._step[at]), bool(self._partial[at])
-                    )
-                )
-        return requests
+        requested, answered, served = self._requested[policy_id], self._answered[policy_id], self._served[inference_idx]
+        if len(served) <= _MAX_SPLITS_READ_ONE_BY_ONE:
+            return [self._request(at) for at in served if requested[at] != answered[at]]
+        workers, splits = np.nonzero(requested != answered)
+        pending = zip(workers.tolist(), splits.tolist(), strict=True)
+        return [self._request(at) for at in pending if self.inference_worker_for(at[0]) == inference_idx]
+
+    def _request(self, at: tuple[int, int]) -> PolicyRequest:
+        return PolicyRequest(*at, int(self._block[at]), int(self._step[at]), bool(self._partial[at]))
 
     def answer(self, policy_id: int, requests: Sequence[PolicyRequest]) -> None:
         """The outputs of these requests are in the trajectory rows; wake the workers that wait for them."""
         for request in requests:
             at = (policy_id, request.worker_idx, request.split_idx)
             self._answered[at] = self._requested[at]
-        for worker_idx in {request.worker_idx for request in requests}:
-            self._worker_wake_ups[worker_idx].ring()
+        if not self._local_inference:
+            for worker_idx in {request.worker_idx for request in requests}:
+                self._worker_wake_ups[worker_idx].ring()
 
     def wait_for_requests(self, policy_id: int, inference_idx: int, timeout_sec: float) -> None:
         self._inference_wake_ups[policy_id][inference_idx].wait(timeout_sec)

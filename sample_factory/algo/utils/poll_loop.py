@@ -4,8 +4,8 @@ Signals and slots carry control messages. Components on the hot path (rollout an
 themselves messages to keep running; they implement :class:`Poller` and the loop calls them. The same loop drives one
 poller in a worker process and all of them in serial mode.
 
-What it waits for: with work at hand, nothing. Idle with one poller (a worker process): that poller's doorbell, at most
-``_IDLE_SEC``, then control messages. Idle otherwise (main process, serial mode): the signal queue, until the next
+What it waits for: with work at hand, nothing. Idle with pollers in a worker process: the doorbell that they share, at
+most ``_IDLE_SEC``, then control messages. Idle otherwise (no poller, serial mode): the signal queue, until the next
 timer.
 """
 
@@ -17,9 +17,10 @@ from typing import Protocol
 
 from signal_slot.signal_slot import EventLoop, EventLoopStatus, StatusCode, Timer
 
-# Control messages are looked at this often while there is work on the hot path. In serial mode after every round: the
-# clock must not decide how much is sampled between two training batches, or equal seeds would not give equal runs.
-_CONTROL_PERIOD_SEC = 0.002
+# Control messages are looked at this often while there is work on the hot path. In serial mode waiting messages are
+# seen after every round: the clock must not decide how much is sampled between two training batches, or equal seeds
+# would not give equal runs. Only timers, which go by the clock anyway, wait there.
+_CONTROL_PERIOD_SEC = 0.005
 # They are looked at at least this often when there is no work.
 _IDLE_SEC = 0.01
 
@@ -38,7 +39,7 @@ class PollingEventLoop(EventLoop):
     def __init__(self, unique_loop_name: str, serial_mode: bool = False) -> None:
         super().__init__(unique_loop_name, serial_mode)
         self.pollers: list[Poller] = []
-        self._control_period_sec = 0.0 if serial_mode else _CONTROL_PERIOD_SEC
+        self._is_serial = serial_mode
         self._always_due: Timer | None = None
 
     def add_poller(self, poller: Poller) -> None:
@@ -58,15 +59,19 @@ class PollingEventLoop(EventLoop):
         next_control = 0.0
         while True:
             worked = self._poll_all()
-            if worked and time.monotonic() < next_control:
+            if worked and time.monotonic() < next_control and not self._has_message_in_serial_mode():
                 continue
-            if not worked and len(self.pollers) == 1:
-                self.pollers[0].wait(_IDLE_SEC)
-            if not self._process_signals(may_wait=not worked and len(self.pollers) != 1):
+            has_doorbell = bool(self.pollers) and not self._is_serial
+            if not worked and has_doorbell:
+                self.pollers[-1].wait(_IDLE_SEC)
+            if not self._process_signals(may_wait=not worked and not has_doorbell):
                 return EventLoopStatus.NORMAL_TERMINATION
             if interrupted is not None and interrupted():
                 return EventLoopStatus.INTERRUPTED
-            next_control = time.monotonic() + self._control_period_sec
+            next_control = time.monotonic() + _CONTROL_PERIOD_SEC
+
+    def _has_message_in_serial_mode(self) -> bool:
+        return self._is_serial and not self.signal_queue.empty()
 
     def _poll_all(self) -> bool:
         worked = False

@@ -20,6 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
+from sample_factory.algo.utils.host_statistics import batch_moments, merge_moments, scaling_constants
 from sample_factory.utils.utils import log
 
 _VAR_EPS = 1e-5
@@ -78,11 +79,21 @@ class RunningMeanStdInPlace(nn.Module):
         """
         if self.training and not denormalize:
             self.update(x, valid_rows)
-        mean, std, inv_std = self.constants()
+        if not denormalize:
+            self.normalize_(x)
+            return
+        mean, std, _ = self.constants()
         if self.norm_only:
-            x.mul_(std if denormalize else inv_std)
-        elif denormalize:
+            x.mul_(std)
+        else:
             x.clamp_(-self.clip, self.clip).mul_(std).add_(mean)
+
+    @torch.jit.export
+    def normalize_(self, x: Tensor) -> None:
+        """Normalise ``x`` in place with the statistics as they are, in training mode or not."""
+        mean, _, inv_std = self.constants()
+        if self.norm_only:
+            x.mul_(inv_std)
         else:
             x.sub_(mean).mul_(inv_std).clamp_(-self.clip, self.clip)
 
@@ -94,6 +105,8 @@ class RunningMeanStdInPlace(nn.Module):
             NaN included) or ``int64 [n]`` row indices. ``None`` means all.
         """
         self._check_shape(x)
+        if not torch.jit.is_scripting() and valid_rows is None and self._update_on_host(x):
+            return
         excluded: Tensor | None = None
         if valid_rows is not None and valid_rows.dtype == torch.bool:
             excluded = (~valid_rows).reshape([-1] + [1] * (x.dim() - 1))
@@ -104,6 +117,16 @@ class RunningMeanStdInPlace(nn.Module):
             num_rows = torch.full_like(self.count, x.size(0))
         mean, var = self._moments(x, excluded, num_rows)
         self._merge(mean, var, num_rows)
+
+    @torch.jit.unused
+    def _update_on_host(self, x: Tensor) -> bool:
+        """Whether the batch was merged without torch's small operators."""
+        mean, var, count = self.running_mean, self.running_var, self.count
+        is_plain = x.device.type == "cpu" == mean.device.type and x.dtype == torch.float32 and x.is_contiguous()
+        if not is_plain or self.per_channel or x.requires_grad or len(x) == 0 or torch.compiler.is_compiling():
+            return False
+        merge_moments(mean, var, count, *batch_moments(x), len(x))
+        return True
 
     def _moments(
         self,
@@ -164,7 +187,10 @@ class RunningMeanStdInPlace(nn.Module):
         state = (mean._version, var._version, count_value)
         if known is None or known[0] is not mean or known[1] is not var or known[2] != state:
             with torch.inference_mode(False), torch.no_grad():
-                self._constants = self._compute_constants()
+                if count_value is not None and not self.per_channel:
+                    self._constants = scaling_constants(mean, var, self.eps)
+                else:
+                    self._constants = self._compute_constants()
             self._constants_of = (mean, var, state)
         return self._constants
 

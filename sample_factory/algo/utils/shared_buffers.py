@@ -1,8 +1,11 @@
 """Trajectory memory shared by rollout workers, inference workers and batchers.
 
 The only declaration of what a trajectory contains is :func:`trajectory_layout`. Rows are handed out in *blocks*:
-contiguous slices with one row per agent of a split, owned by that split for the whole run. A split fills one block
-while batchers copy from the others, so no pool, queue or lock is needed, and the rows of a dead worker are known.
+slices with one row per agent of a split, owned by that split for the whole run. A split fills one block while
+batchers copy from the others, so no pool, queue or lock is needed, and the rows of a dead worker are known.
+
+Every tensor is indexed ``[row, step]`` and stored step after step: what is read and written while sampling, the rows
+of a block at one step, is contiguous memory. Batchers, who want whole rows, transpose while they copy.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.policy_channel import PolicyChannel
 from sample_factory.algo.utils.rl_utils import trajectories_per_training_iteration
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.algo.utils.torch_utils import to_torch_dtype
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.gpu_utils import gpus_for_process
@@ -103,21 +107,34 @@ def action_info(env_info: EnvInfo) -> tuple[int, int]:
 
 
 def alloc_trajectory_tensors(
-    env_info: EnvInfo, num_traj: int, rollout: int, rnn_size: int, device: torch.device | str, share: bool
+    env_info: EnvInfo,
+    num_traj: int,
+    rollout: int,
+    rnn_size: int,
+    device: torch.device | str,
+    share: bool,
+    time_major: bool = False,
 ) -> TensorDict:
-    """``num_traj`` rows of ``rollout`` steps: observations ``[N, T+1, ...]`` first, then the fields of the layout."""
+    """``num_traj`` rows of ``rollout`` steps: observations ``[N, T+1, ...]`` first, then the fields of the layout.
+
+    ``time_major`` is about memory, not about indices: the tensors are transposed views of ``[T(+1), N, ...]``.
+    """
     if not isinstance(env_info.obs_space, spaces.Dict):
         raise ValueError(f"obs_space must be a gymnasium Dict space, got {env_info.obs_space}")
+
+    def alloc(steps: int, dtype: torch.dtype | np.dtype | type, shape: Sequence[int]) -> Tensor:
+        if time_major:
+            return init_tensor([steps, num_traj], dtype, shape, device, share).transpose(0, 1)
+        return init_tensor([num_traj, steps], dtype, shape, device, share)
 
     tensors = TensorDict()
     tensors["obs"] = TensorDict()
     for key, space in env_info.obs_space.spaces.items():
         if space.shape is None or space.dtype is None:
             raise ValueError(f"observation {key!r}: {space} has no fixed shape; use Box or Discrete components")
-        tensors["obs"][key] = init_tensor([num_traj, rollout + 1], space.dtype, space.shape, device, share)
+        tensors["obs"][key] = alloc(rollout + 1, space.dtype, space.shape)
     for field in trajectory_layout(env_info, rnn_size):
-        steps = rollout + 1 if field.extra_step else rollout
-        tensor = init_tensor([num_traj, steps], field.dtype, field.shape, device, share)
+        tensor = alloc(rollout + 1 if field.extra_step else rollout, field.dtype, field.shape)
         tensors[field.name] = tensor if field.fill is None else tensor.fill_(field.fill)
     return tensors
 
@@ -149,7 +166,9 @@ class BufferMgr(Configurable):
 
         self.trajectories_per_training_iteration = trajectories_per_training_iteration(cfg)
         self.max_batches_to_accumulate = cfg.num_batches_to_accumulate if cfg.async_rl else 1
-        self.agents_per_split = env_info.num_agents * cfg.num_envs_per_worker // cfg.worker_num_splits
+        self.topology = sampling_topology(cfg)
+        self.num_splits = self.topology.num_splits
+        self.agents_per_split = env_info.num_agents * cfg.num_envs_per_worker // self.num_splits
         self.blocks_per_split = self._num_blocks_per_split()
         self.blocks = self._make_blocks()
 
@@ -161,7 +180,7 @@ class BufferMgr(Configurable):
         for block in self.blocks:
             rows[block.device] = max(rows.get(block.device, 0), block.stop)
         self.traj_tensors_torch: dict[Device, TensorDict] = {
-            device: alloc_trajectory_tensors(env_info, num_rows, cfg.rollout, rnn_size, device, share)
+            device: alloc_trajectory_tensors(env_info, num_rows, cfg.rollout, rnn_size, device, share, time_major=True)
             for device, num_rows in rows.items()
         }
         for tensors in self.traj_tensors_torch.values():
@@ -173,10 +192,11 @@ class BufferMgr(Configurable):
         self.channel = PolicyChannel(
             num_policies=cfg.num_policies,
             num_workers=cfg.num_workers,
-            num_splits=cfg.worker_num_splits,
+            num_splits=self.num_splits,
             agents_per_split=self.agents_per_split,
             num_blocks=len(self.blocks),
-            inference_workers_per_policy=cfg.policy_workers_per_policy,
+            inference_workers_per_policy=self.topology.inference_workers_per_policy,
+            local_inference=self.topology.inference_in_rollout_workers,
             batched_sampling=cfg.batched_sampling,
             mp_ctx=mp_ctx,
         )
@@ -193,7 +213,7 @@ class BufferMgr(Configurable):
         next_row: dict[Device, int] = {}
         for worker_idx in range(cfg.num_workers):
             device = str(rollout_worker_device(worker_idx, cfg, self.env_info))
-            for split_idx in range(cfg.worker_num_splits):
+            for split_idx in range(self.num_splits):
                 for _ in range(self.blocks_per_split):
                     start = next_row.get(device, 0)
                     next_row[device] = stop = start + self.agents_per_split
@@ -201,7 +221,7 @@ class BufferMgr(Configurable):
         return blocks
 
     def blocks_of(self, worker_idx: int, split_idx: int) -> list[Block]:
-        first = (worker_idx * self.cfg.worker_num_splits + split_idx) * self.blocks_per_split
+        first = (worker_idx * self.num_splits + split_idx) * self.blocks_per_split
         return self.blocks[first : first + self.blocks_per_split]
 
     def block_view(self, block: Block) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,6 +14,8 @@ from torch import Tensor, nn
 
 from sample_factory.utils.typing import Config
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
+_KEPT_BYTES = 1 << 30
 
 def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
     """Set up torch in this process: sharing strategy, intra-op threads (``None``: leave them), cuDNN autotuning."""
@@ -20,6 +24,20 @@ def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
         torch.set_num_threads(max_num_threads)
     if cfg.device == "gpu":
         torch.backends.cudnn.benchmark = True
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc's allocator not to return memory to the system: a learner needs the same again at its next step.
+
+    Otherwise every step maps its buffers anew, and the kernel clears each page of them. Does nothing with other C
+    libraries.
+    """
+    if sys.platform != "linux":
+        return
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def inference_context(is_serial: bool) -> AbstractContextManager[Any]:

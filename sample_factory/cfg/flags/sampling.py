@@ -59,6 +59,17 @@ REGIME = Section(
             bounds=at_least(1),
         ),
         Flag(
+            "inference_placement",
+            str,
+            "auto",
+            "Where policies act. separate: in inference processes, which collect requests of many rollout workers. "
+            "rollout: inside every rollout worker, which then steps all its environments as one group, whatever "
+            "--worker_num_splits is. auto: rollout on a CPU unless --policy_workers_per_policy is above 1, separate "
+            "on a GPU. Serial mode has no processes to choose from.",
+            choices=("auto", "separate", "rollout"),
+            extension=True,
+        ),
+        Flag(
             "max_policy_lag",
             int,
             1000,

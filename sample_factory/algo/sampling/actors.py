@@ -1,0 +1,139 @@
+"""Answering policy requests: from trajectory rows to model inputs, and from outputs back to the rows.
+
+An actor serves all requests that are ready with as few forward passes as possible. :class:`TorchActor` works for every
+model and device; :class:`NumpyActor` for the models that :mod:`numpy_policy` knows, on CPU trajectories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sample_factory.algo.sampling.numpy_policy import NumpyPolicy, PolicyOutputs, compile_policy, needs_action_mask
+from sample_factory.algo.sampling.request_batching import act, make_request_batches, rows_of_request
+from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
+from sample_factory.algo.utils.model_sharing import ParameterClient
+from sample_factory.algo.utils.policy_channel import PolicyRequest
+from sample_factory.algo.utils.seeding import component_rng
+from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.torch_utils import inference_context
+from sample_factory.utils.typing import Config, PolicyID
+
+
+class Actor(Protocol):
+    def refresh(self) -> None:
+        """The weights of the parameter client have changed."""
+        ...
+
+    def serve(self, requests: Sequence[PolicyRequest]) -> int:
+        """Write actions and everything learned from later into the rows; returns the number of samples."""
+        ...
+
+
+class TorchActor:
+    def __init__(
+        self,
+        buffer_mgr: BufferMgr,
+        policy_id: PolicyID,
+        param_client: ParameterClient,
+        device: torch.device,
+        deterministic: bool,
+    ):
+        self._buffer_mgr, self._policy_id, self._param_client = buffer_mgr, policy_id, param_client
+        self._device, self._deterministic = device, deterministic
+
+    def refresh(self) -> None:
+        return None
+
+    def serve(self, requests: Sequence[PolicyRequest]) -> int:
+        num_samples = 0
+        with inference_context(self._buffer_mgr.cfg.serial_mode):
+            for batch in make_request_batches(self._buffer_mgr, self._policy_id, requests):
+                outputs = act(self._param_client.actor_critic, batch, self._device, self._deterministic)
+                batch.store(outputs, self._param_client.policy_version)
+                num_samples += batch.num_samples
+        return num_samples
+
+
+class _StepViews:
+    """The arrays of one block at one step: contiguous, and the same objects every time the block is filled."""
+
+    def __init__(self, block: dict[str, Any], step: int):
+        self.obs: dict[str, np.ndarray] = {key: array[:, step] for key, array in block["obs"].items()}
+        self.outputs = PolicyOutputs(*(block[name][:, step] for name in PolicyOutputs._fields))
+        self.policy_version: np.ndarray = block["policy_version"][:, step]
+
+
+class NumpyActor:
+    def __init__(self, buffer_mgr: BufferMgr, policy_id: PolicyID, param_client: ParameterClient, policy: NumpyPolicy):
+        self._buffer_mgr, self._policy_id, self._param_client = buffer_mgr, policy_id, param_client
+        self._policy = policy
+        self._views: dict[tuple[int, int], _StepViews] = {}
+        action_space = buffer_mgr.env_info.action_space
+        self._sizes = calc_num_actions(action_space), calc_num_action_parameters(action_space)
+
+    def refresh(self) -> None:
+        self._policy.refresh()
+
+    def serve(self, requests: Sequence[PolicyRequest]) -> int:
+        if len(requests) == 1 and not requests[0].partial:
+            views = self._step_views(requests[0])
+            self._policy.act(views.obs, views.outputs)
+            views.policy_version[...] = self._param_client.policy_version
+            return len(views.policy_version)
+        return self._serve_together(requests)
+
+    def _step_views(self, request: PolicyRequest) -> _StepViews:
+        key = (request.block_idx, request.rollout_step)
+        views = self._views.get(key)
+        if views is None:
+            block = self._buffer_mgr.block_view(self._buffer_mgr.blocks[request.block_idx])
+            views = self._views[key] = _StepViews(block, request.rollout_step)
+        return views
+
+    def _serve_together(self, requests: Sequence[PolicyRequest]) -> int:
+        """One forward pass for rows of several blocks, or for some rows of a block."""
+        parts = [(self._step_views(r), rows_of_request(self._buffer_mgr, self._policy_id, r)) for r in requests]
+        parts = [(views, rows) for views, rows in parts if not isinstance(rows, np.ndarray) or len(rows)]
+        if not parts:
+            return 0
+        obs = {key: np.concatenate([views.obs[key][rows] for views, rows in parts]) for key in parts[0][0].obs}
+        n = len(next(iter(obs.values())))
+        num_actions, num_parameters = self._sizes
+        outputs = PolicyOutputs(
+            np.empty((n, num_actions), np.float32),
+            np.empty((n, num_parameters), np.float32),
+            np.empty(n, np.float32),
+            np.empty(n, np.float32),
+        )
+        self._policy.act(obs, outputs)
+        start = 0
+        for views, rows in parts:
+            stop = start + len(views.policy_version[rows])
+            for target, values in zip(views.outputs, outputs, strict=True):
+                target[rows] = values[start:stop]
+            views.policy_version[rows] = self._param_client.policy_version
+            start = stop
+        return n
+
+
+def make_actor(
+    cfg: Config,
+    buffer_mgr: BufferMgr,
+    policy_id: PolicyID,
+    worker_idx: int,
+    param_client: ParameterClient,
+    device: torch.device,
+) -> Actor:
+    """The fastest actor that can serve this model. ``cfg.eval_deterministic``: the most likely actions (evaluation)."""
+    deterministic = bool(getattr(cfg, "eval_deterministic", False))
+    on_cpu = device.type == "cpu" and all(block.device == "cpu" for block in buffer_mgr.blocks)
+    if on_cpu and not needs_action_mask(buffer_mgr.env_info.obs_space):
+        rng = component_rng(cfg, "actions", policy_id, worker_idx)
+        policy = compile_policy(param_client.actor_critic, rng, deterministic)
+        if policy is not None:
+            return NumpyActor(buffer_mgr, policy_id, param_client, policy)
+    return TorchActor(buffer_mgr, policy_id, param_client, device, deterministic)
