@@ -112,6 +112,7 @@ bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
 	$(BIN)/python -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
 		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
 	$(BIN)/python -m benchmarks.scaling --original=$(SF2_VENV)/bin/python --save
+	$(BIN)/python -m benchmarks.learner_step --original=$(SF2_VENV)/bin/python --save
 	$(BIN)/python -m benchmarks.report
 
 # Minutes: two workloads, one pair each; prints and writes nothing.

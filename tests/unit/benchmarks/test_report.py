@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from benchmarks.learner_step import result_row
 from benchmarks.report import main, page
 from benchmarks.results_io import Row, paired_row, read_results, write_result
 
@@ -65,3 +66,12 @@ def test_figures_are_shown_where_they_belong(tmp_path):
 def test_the_page_without_results(tmp_path):
     assert main([f"--results={tmp_path}", f"--out={tmp_path / 'docs'}", "--no_figures"]) == 0
     assert "No results yet" in (tmp_path / "docs" / "throughput.md").read_text()
+
+
+def test_learner_steps_become_rows():
+    millis = {"ours": {"median": 2.0}, "original": {"median": 5.0}}
+    ratio = {"median": 2.5, "min": 2.0, "max": 3.0}
+    result = {"workload": "gru_512_vtrace_epochs4", "omp_num_threads": None, "ms_per_step": millis, "ratio": ratio}
+    row = result_row(result)
+    assert (row.label, row.asked) == ("gru_512_vtrace_epochs4, default threads", "1.3x")
+    assert (row.ours, row.original, row.ratio_median, row.ratio_min, row.ratio_max) == (2.0, 5.0, 2.5, 2.0, 3.0)
