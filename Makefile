@@ -109,6 +109,8 @@ $(PUFFERLIB_STAMP):
 bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
 	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads $(BENCH_WORKLOADS) \
 		--pairs=$(BENCH_PAIRS) --seconds=$(BENCH_SECONDS) --limits --save
+	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads W1 W1s W1d64 --omp=unset \
+		--pairs=1 --seconds=$(BENCH_SECONDS) --save
 	$(BIN)/python -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
 		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
 	$(BIN)/python -m benchmarks.scaling --original=$(SF2_VENV)/bin/python --save

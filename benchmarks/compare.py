@@ -27,7 +27,7 @@ from typing import Any
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
-from benchmarks.workloads import WORKLOADS, Workload, workload_names
+from benchmarks.workloads import OTHER_THREADS_SUFFIX, WORKLOADS, Workload, workload_names
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,8 @@ class Pairs:
     def _extra(self) -> dict[str, Any]:
         cpu = _ratio([(a.cpu_sec_per_million, b.cpu_sec_per_million) for a, b in self._neighbours()])
         pss = _ratio([(a.peak_pss_mib, b.peak_pss_mib) for a, b in self._neighbours()])
-        extra: dict[str, Any] = {"description": self.workload.description, "cpu_ratio": cpu, "pss_ratio": pss}
+        extra: dict[str, Any] = {"workload": self.workload.name, "description": self.workload.description}
+        extra |= {"cpu_ratio": cpu, "pss_ratio": pss}
         for name in ("policy_lag", "reward", "cpu_sec_per_million", "peak_pss_mib", "cores_busy"):
             for side, runs in (("ours", self.ours), ("original", self.original)):
                 values = [getattr(run, name) for run in runs if getattr(run, name) is not None]
@@ -121,13 +122,16 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             continue
         row = pairs.row()
+        result_name = name
+        if args.omp != "1":
+            result_name, row.label = f"{name}{OTHER_THREADS_SUFFIX}", f"{name}, OMP_NUM_THREADS {args.omp}"
         print(summary(row), flush=True)
-        results.append({"name": name, "row": {**vars(row)}, "runs": _runs(pairs)})
+        results.append({"name": result_name, "row": {**vars(row)}, "runs": _runs(pairs)})
         if args.save:
-            write_result(name, [row], runs=_runs(pairs), opponent=args.against or "sample-factory==2.1.1", omp=args.omp)
-    if args.json:
-        everything = {"machine": machine_info(), "commit": git_commit(), "results": results}
-        Path(args.json).write_text(json.dumps(everything, indent=2) + "\n")
+            write_result(result_name, [row], runs=_runs(pairs), omp=args.omp)
+        if args.json:
+            everything = {"machine": machine_info(), "commit": git_commit(), "results": results}
+            Path(args.json).write_text(json.dumps(everything, indent=2) + "\n")
     if failed:
         print(f"no result: {' '.join(failed)}")
     return 1 if failed else 0
@@ -149,6 +153,8 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.original) == bool(args.against):
         parser.error("say what to compare with: --original=PYTHON or --against=FOLDER")
+    if args.save and args.against:
+        parser.error("--save stores comparisons with the original: use --json=FILE with --against")
     return args
 
 
@@ -190,7 +196,7 @@ def summary(row: Row) -> str:
     )
     if "fraction_ours" in extra:
         text += f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%})"
-    if "fraction_ours" in extra and WORKLOADS[row.label].has_pure_simulation:
+    if "fraction_ours" in extra and WORKLOADS[extra["workload"]].has_pure_simulation:
         ours, original = extra["simulation_fraction_ours"], extra["simulation_fraction_original"]
         text += f", {ours:.0%} of pure simulation ({original:.0%})"
     return text

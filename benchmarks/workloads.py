@@ -160,9 +160,17 @@ _ALL = (
     ),
 )
 
+# Ends the name of a result that was not measured with one thread per process.
+OTHER_THREADS_SUFFIX = "_threads"
+
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 
 def workload_names(chosen: Sequence[str]) -> list[str]:
     """The names given on a command line, where "all" stands for every workload."""
     return list(WORKLOADS) if "all" in chosen else list(chosen)
+
+
+def result_names() -> list[str]:
+    """Names that results of workloads may have, in the order of the table."""
+    return [name + suffix for suffix in ("", OTHER_THREADS_SUFFIX) for name in WORKLOADS]

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benchmarks.learner_step import result_row
 from benchmarks.report import main, page
+from benchmarks.report_figures import draw_figures
 from benchmarks.results_io import Row, paired_row, read_results, write_result
 
 WORKLOAD_EXTRA = {
+    "workload": "W1",
     "description": "CartPole",
     "cpu_ratio": 4.25,
     "pss_ratio": 1.5,
@@ -61,6 +65,23 @@ def test_figures_are_shown_where_they_belong(tmp_path):
     text = page(read_results(tmp_path), ["throughput_ratios.png"])
     assert "## Next to the original\n\n![Next to the original](throughput_ratios.png)" in text
     assert text.count("![") == 1
+
+
+def test_every_figure_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    write_everything(tmp_path)
+    figures = draw_figures(read_results(tmp_path), tmp_path / "docs")
+    assert figures == [f"throughput_{kind}.png" for kind in ("ratios", "limits", "peers", "scaling")]
+    assert all((tmp_path / "docs" / name).stat().st_size > 1000 for name in figures)
+    assert draw_figures({}, tmp_path / "docs") == []
+
+
+def test_other_numbers_of_threads_stand_with_the_workloads(tmp_path):
+    row = paired_row("W1, OMP_NUM_THREADS unset", [3.0], [1.0], "frames/s", extra=WORKLOAD_EXTRA)
+    write_result("W1_threads", [row], tmp_path)
+    text = page(read_results(tmp_path))
+    assert "| W1, OMP_NUM_THREADS unset | CartPole | 1 | 3 | **3.00x**" in text
+    assert text.count("OMP_NUM_THREADS unset |") == 2  # speed, and equal work
 
 
 def test_the_page_without_results(tmp_path):
