@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import statistics
 import sys
 import tempfile
@@ -101,6 +102,14 @@ def ours_side(extra_flags: Sequence[str] = ()) -> Side:
     return Side("ours", sys.executable, REPOSITORY, ("--ui=plain", *extra_flags))
 
 
+def interpreter(path: str) -> str:
+    """Type of command line options: runs begin in other folders, and links must be kept, so no more than absolute."""
+    found = shutil.which(path)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"no program {path!r}: give the Python of an environment")
+    return os.path.abspath(found)
+
+
 def _ratio(pairs: list[tuple[float, float]]) -> float:
     return round(statistics.median(a / b for a, b in pairs), 3)
 
@@ -139,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", help="Python that has sample-factory 2.1.1 installed")
+    parser.add_argument("--original", type=interpreter, help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--against", help="another checkout of this repository to compare with instead")
     parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
     parser.add_argument("--pairs", type=int, default=3)

@@ -5,7 +5,7 @@
 Measures in one minute
 
 - pure simulation: as many processes as the workload has workers step its environments with random actions,
-- the CPU time of a frame there,
+- the CPU time of a frame there, from which pure simulation follows unless the environment waits instead of computing,
 - the CPU time of a frame in the forward pass: normalisation, network and sampling for all agents of a worker at once,
 - the CPU time of a frame in the learner: forward, loss, backward and optimiser with the minibatches of the workload.
 
@@ -78,13 +78,19 @@ class Probe:
     learn_sec: float | None = None
 
 
-def combine(probes: Sequence[Probe], cores: int, num_epochs: int) -> Limits:
-    """The limits of the whole machine from what the processes found; their environments ran at the same time."""
+def combine(probes: Sequence[Probe], cores: int, num_epochs: int, env_waits: bool) -> Limits:
+    """The limits of the whole machine from what the processes found; their environments ran at the same time.
+
+    CPU time where something is computed: it does not depend on what else the machine does.
+    """
     env_sec = statistics.mean(probe.env_sec for probe in probes)
     env_cpu_sec = statistics.mean(probe.env_cpu_sec for probe in probes)
     forward_sec = next(probe.forward_sec for probe in probes if probe.forward_sec is not None)
     learn_sec = next(probe.learn_sec for probe in probes if probe.learn_sec is not None)
-    simulation = sum(1.0 / probe.env_sec for probe in probes)
+    if env_waits:
+        simulation = sum(1.0 / probe.env_sec for probe in probes)
+    else:
+        simulation = min(len(probes), cores) / env_cpu_sec
     return Limits(
         env_us=env_sec * 1e6,
         env_cpu_us=env_cpu_sec * 1e6,
@@ -124,7 +130,7 @@ def measure_limits(workload: Workload, seconds: float = 2.0) -> Limits:
             raise RuntimeError(f"{workload.name}: a process that measures the limits failed")
     for process in processes:
         process.join()
-    return combine(probes, 1 if is_serial else os.cpu_count() or 1, num_epochs)
+    return combine(probes, 1 if is_serial else os.cpu_count() or 1, num_epochs, workload.env_waits)
 
 
 def _probe_main(idx: int, name: str, num_processes: int, seconds: float, barrier: Any, sender: Any) -> None:

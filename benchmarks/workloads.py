@@ -49,8 +49,9 @@ class Workload:
     """Flags beyond the common ones, what the figure is about, and the figure that is aimed at.
 
     `asked` is a ratio to the original, `asked_fraction` a share of what the machine could do at most (see limits.py).
-    `has_pure_simulation` says that the share of stepping environments alone is the interesting one, `is_sampling` that
-    there is no learner. `seconds_factor` lengthens runs that make few batches in the usual time.
+    `has_pure_simulation` says that the share of stepping environments alone is the interesting one, `env_waits` that a
+    step of the environment takes time, but no CPU, `is_sampling` that there is no learner. `seconds_factor` lengthens
+    runs that make few batches in the usual time.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Workload:
     asked_fraction: float | None = None
     has_pure_simulation: bool = False
     seconds_factor: float = 1.0
+    env_waits: bool = False
     is_sampling: bool = False
 
     @property
@@ -111,7 +113,7 @@ _ALL = (
         1.5,
         0.8,
     ),
-    Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, has_pure_simulation=True),
+    Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, True, True),
     Workload(
         "W2_lognormal",
         "environment that sleeps 0.2 to 20 ms, unevenly",
@@ -120,6 +122,7 @@ _ALL = (
         1.2,
         0.9,
         has_pure_simulation=True,
+        env_waits=True,
         seconds_factor=2.5,
     ),
     _batched(64, 1024, 4.0),
@@ -146,6 +149,7 @@ _ALL = (
         "bench_pong",
         _ATARI,
         has_pure_simulation=True,
+        env_waits=True,
         seconds_factor=2.5,
     ),
     Workload(
