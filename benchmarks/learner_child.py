@@ -23,6 +23,7 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.algo.utils.shared_buffers import alloc_trajectory_tensors
+from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.model.model_utils import get_rnn_size
 
@@ -46,10 +47,25 @@ def make_learner(flags, problem, train_dir):
         all_discrete=True,
         frameskip=1,
     )
+    if "OMP_NUM_THREADS" not in os.environ:
+        # As in a learner's own process, which the original gives one thread.
+        init_torch_runtime(cfg)
     versions = torch.zeros([1], dtype=torch.int32)
     learner = Learner(cfg, env_info, versions, 0, ParameterServer(0, versions, True))
     learner.init()
+    if "OMP_NUM_THREADS" not in os.environ:
+        use_threads_of_a_learner_process(cfg, learner)
     return learner, cfg, env_info
+
+
+def use_threads_of_a_learner_process(cfg, learner):
+    """Here a learner chooses, knowing how many processes work beside it: none, that is what is measured."""
+    try:
+        from sample_factory.algo.utils.thread_counts import choose_num_threads, flops_per_sample, num_usable_cores
+    except ImportError:
+        return  # the original does not choose
+    flops = 3.0 * flops_per_sample(learner.actor_critic, learner.env_info.obs_space) * cfg.batch_size
+    torch.set_num_threads(choose_num_threads(flops, num_usable_cores(), busy_processes=0))
 
 
 def fill(batch, cfg, num_actions, generator):

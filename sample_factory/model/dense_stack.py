@@ -27,7 +27,7 @@ class DenseStack(NamedTuple):
     activation: str
 
 
-def has_hooks(module: nn.Module) -> bool:
+def has_hooks(module: Any) -> bool:
     """Whether somebody wants to be told about calls of the module, so that it has to be called."""
     attributes = module.__dict__
     return any(attributes.get(name) for name in HOOK_ATTRIBUTES) or "forward" in attributes
@@ -142,6 +142,17 @@ def dense(stack: DenseStack, x: Tensor) -> Tensor:
     return _Dense.apply(stack.activation, x, *stack.parameters) if stack.parameters else x
 
 
+class Recorder:
+    """Stands in for autograd's context where the caller runs the backward pass himself."""
+
+    __slots__ = ("activation", "num_outputs", "saved_tensors")
+
+    needs_input_grad = (False, False)
+
+    def save_for_backward(self, *tensors: Tensor) -> None:
+        self.saved_tensors = tensors
+
+
 class _DenseHeads(torch.autograd.Function):
     """A stack and the two heads on top: logits ``[b, A]`` and values ``[b]``."""
 
@@ -160,17 +171,22 @@ class _DenseHeads(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logits: Tensor, grad_values: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        outputs, layers, head_weight = saved[: ctx.num_outputs], saved[ctx.num_outputs : -1], saved[-1]
-        grad_heads = torch.cat([grad_logits.t(), grad_values.unsqueeze(0)])  # [A + 1, b]
-        grad_weight, grad_bias = torch.mm(grad_heads, outputs[-1]), grad_heads.sum(1)
-        needs_input_grad = ctx.needs_input_grad[1]
-        grad_x, grads = None, []
-        if layers or needs_input_grad:
-            grad = torch.mm(grad_heads.t(), head_weight)
-            grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, needs_input_grad)
-        heads = (grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:])
-        return None, grad_x, *grads, *heads
+        return _heads_backward(ctx, torch.cat([grad_logits.t(), grad_values.unsqueeze(0)]))
+
+
+def _heads_backward(ctx: Any, grad_heads: Tensor) -> tuple[Any, ...]:
+    """Gradients of the arguments of ``_DenseHeads.forward``, given those of logits and values ``[A + 1, b]``."""
+    saved = ctx.saved_tensors
+    outputs, layers, head_weight = saved[: ctx.num_outputs], saved[ctx.num_outputs : -1], saved[-1]
+    grad_weight, grad_bias = torch.mm(grad_heads, outputs[-1]), grad_heads.sum(1)
+    needs_input_grad = ctx.needs_input_grad[1]
+    grad_x: Tensor | None = None
+    grads: list[Tensor] = []
+    if layers or needs_input_grad:
+        grad = torch.mm(grad_heads.t(), head_weight)
+        grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, needs_input_grad)
+    heads = (grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:])
+    return None, grad_x, *grads, *heads
 
 
 def dense_with_heads(
@@ -178,3 +194,18 @@ def dense_with_heads(
 ) -> tuple[Tensor, Tensor]:
     """Logits ``[b, A]`` and values ``[b]`` for ``x`` ``[b, D]``, differentiable once."""
     return _DenseHeads.apply(stack.activation, x, *stack.parameters, *actor, *critic)
+
+
+class RecordedHeads:
+    """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand."""
+
+    def __init__(self, stack: DenseStack, actor: tuple[Tensor, Tensor], critic: tuple[Tensor, Tensor], x: Tensor):
+        self._parameters = (*stack.parameters, *actor, *critic)
+        self._recorder = Recorder()
+        self.logits, self.values = _DenseHeads.forward(self._recorder, stack.activation, x, *self._parameters)
+
+    def backward(self, grad_heads: Tensor) -> None:
+        """Set ``grad`` of all parameters that need one; ``grad_heads`` ``[A + 1, b]``: of the logits and the values."""
+        for parameter, grad in zip(self._parameters, _heads_backward(self._recorder, grad_heads)[2:], strict=True):
+            if parameter.requires_grad:
+                parameter.grad = grad

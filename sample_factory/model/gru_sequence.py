@@ -1,9 +1,9 @@
 """One GRU layer over many steps on the CPU, with a written-out gradient.
 
 Same cell as ``torch.nn.GRU``. All sequences are equally long; where an episode ends inside of one, the state is set to
-zero, which is what cutting the sequence there and starting a new one amounts to. Everything that does not depend on the
-previous step is one matrix product for the whole sequence, forwards and backwards; torch's own backward pass adds up the
-gradient of the recurrent weights step by step, through memory.
+zero, which is what cutting the sequence there and starting a new one amounts to. All that does not depend on the
+previous step is one matrix product for the whole sequence, forwards and backwards; torch's own backward pass adds up
+the gradient of the recurrent weights step by step, through memory.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _GruLayer(torch.autograd.Function):
         if ctx.buffers is None:
             raise RuntimeError("the gradient of a GRU layer can be computed only once: its buffers are reused for it")
         (gates, recurrent, previous), ctx.buffers = ctx.buffers, None
-        num_steps, num_rows, size = previous.shape
+        size = previous.shape[-1]
         grad_output = grad_output.reshape(previous.shape)
         # From here on `recurrent` is the gradient of itself; that of the input's part differs in n only.
         grad_n = torch.empty_like(previous)

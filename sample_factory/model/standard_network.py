@@ -20,6 +20,7 @@ from sample_factory.model.decoder import MlpDecoder
 from sample_factory.model.dense_stack import (
     HOOK_ATTRIBUTES,
     DenseStack,
+    RecordedHeads,
     dense,
     dense_with_heads,
     has_hooks,
@@ -38,7 +39,15 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
     for cls, names in (
         (
             ActorCriticSharedWeights,
-            ("normalize_obs", "forward", "forward_head", "forward_core", "forward_tail", "_run_actor", "action_distribution"),
+            (
+                "normalize_obs",
+                "forward",
+                "forward_head",
+                "forward_core",
+                "forward_tail",
+                "_run_actor",
+                "action_distribution",
+            ),
         ),
         (MultiInputEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
         (MlpEncoder, ("forward", "device_for_input_tensor", "type_for_input_tensor")),
@@ -66,7 +75,9 @@ class _Structure:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        self._owners = [(owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)]
+        self._owners: list[Any] = [
+            (owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)
+        ]
         self._hooks = [m.__dict__[name] for m in modules for name in HOOK_ATTRIBUTES]
         self._attributes = [(m.__dict__, len(m.__dict__)) for m in modules]
         self._types = [(m, type(m)) for m in modules]
@@ -95,15 +106,15 @@ class NetworkOfModel:
         """``None`` if the model is not a standard one."""
         is_known = self._model is model and self._structure is not None and self._structure.is_unchanged()
         if not is_known:
-            self._model = model
-            self._network = StandardNetwork.of(model)
-            self._structure = _Structure(model)
+            self._model, self._network = model, StandardNetwork.of(model)
+            # Other models may become standard ones, for instance when a hook is removed: look again next time.
+            self._structure = None if self._network is None else _Structure(model)
         return self._network if _are_methods_original() else None
 
 
 @dataclass(frozen=True)
 class StandardNetwork:
-    """One observation, a vector or an image; convolutions for images; MLP; GRU or no memory; MLP decoder; linear heads."""
+    """One observation; convolutions if it is an image; MLP; GRU or no memory; MLP decoder; linear heads."""
 
     obs_key: str
     conv_head: nn.Module | None
@@ -174,15 +185,35 @@ class StandardNetwork:
         return logits.unflatten(0, back).transpose(0, 1).flatten(0, 1), values.view(back).t().reshape(-1)
 
     def _without_memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if not self.decoder.parameters or self.decoder.activation == self.encoder.activation:
-            layers = DenseStack(self.encoder.parameters + self.decoder.parameters, self.encoder.activation)
-        else:
-            x, layers = dense(self.encoder, x), self.decoder
+        layers = self._joined_layers()
+        if layers is None:
+            return dense_with_heads(self.decoder, self.actor, self.critic, dense(self.encoder, x))
         return dense_with_heads(layers, self.actor, self.critic, x)
+
+    def _joined_layers(self) -> DenseStack | None:
+        """Encoder and decoder as one stack, ``None`` if their activations differ."""
+        encoder, decoder = self.encoder, self.decoder
+        if encoder.parameters and decoder.parameters and encoder.activation != decoder.activation:
+            return None
+        activation = encoder.activation if encoder.parameters else decoder.activation
+        return DenseStack(encoder.parameters + decoder.parameters, activation)
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether :meth:`record` is possible: nothing but linear layers and one activation."""
+        return self.conv_head is None and not self.gru_layers and self._joined_layers() is not None
+
+    def record(self, normalized_obs: dict[str, Tensor]) -> RecordedHeads:
+        """Forward pass without autograd that can be run backwards."""
+        layers = self._joined_layers()
+        assert layers is not None
+        return RecordedHeads(layers, self.actor, self.critic, normalized_obs[self.obs_key])
 
     def values(self, normalized_obs: dict[str, Tensor], rnn_states: Tensor) -> Tensor:
         """Values ``[b]`` of single steps, not differentiable; ``rnn_states`` ``[b, H]`` are those before the step."""
         with torch.no_grad():
+            if self.is_recordable:
+                return self.record(normalized_obs).values
             ends = np.ones(len(rnn_states), dtype=bool)
             return self.forward(normalized_obs, rnn_states, ends, recurrence=1)[1]
 

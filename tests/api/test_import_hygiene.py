@@ -85,3 +85,25 @@ def test_configuration_and_registration_need_no_torch() -> None:
     """Help, flag errors and worker processes that only step environments start quickly."""
     state = after_importing("sample_factory.cfg.arguments", "sample_factory.envs.env_utils")
     assert "torch" not in state["modules"]
+
+
+OPTIMIZE = """
+import sys
+import torch
+from sample_factory.algo.utils.optimizers import Lamb, PortableAdam
+
+for optimizer_cls in (PortableAdam, Lamb):
+    params = [torch.nn.Parameter(torch.ones(2))]
+    optimizer = optimizer_cls(params)
+    params[0].sum().backward()
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    optimizer.zero_grad()
+    assert "torch._dynamo" not in sys.modules, optimizer_cls
+"""
+
+
+def test_optimisers_do_not_load_the_compiler_of_torch():
+    """It costs a learner process a second and 40 MB."""
+    done = subprocess.run([sys.executable, "-c", OPTIMIZE], cwd=ROOT, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr

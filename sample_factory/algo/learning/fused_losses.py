@@ -14,13 +14,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from sample_factory.algo.learning.losses import MAX_RATIO, MIN_ADVANTAGE_STD, MIN_RATIO, LossOutput
+from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
 from sample_factory.algo.utils.action_distributions import CategoricalActionDistribution
+from sample_factory.model.dense_stack import RecordedHeads
+from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
-from sample_factory.utils.typing import ActionDistribution, Config
+from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
 
 # (ratio [B], values [B]) -> (advantages [B], targets [B])
 EstimateReturns = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -33,13 +37,25 @@ def can_fuse(distribution: ActionDistribution, values: Tensor, mb: AttrDict, cfg
     if type(distribution) is not CategoricalActionDistribution or distribution.action_mask is not None:
         return False
     logits = distribution.raw_logits
-    tensors = [logits, values, *(mb[key] for key in _USED)]
-    return (
-        cfg.exploration_loss == "entropy"
-        and logits.dim() == 2
-        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
-        and mb["actions"].numel() == len(logits)
-    )
+    is_flat = logits.dim() == 2 and mb["actions"].numel() == len(logits)
+    return is_flat and cfg.exploration_loss == "entropy" and _are_plain(logits, values) and _is_plain_minibatch(mb)
+
+
+def make_tape(network: StandardNetwork | None, mb: AttrDict, action_space: ActionSpace, cfg: Config) -> Tape | None:
+    """A tape if network and losses of this minibatch can do without autograd, else ``None``."""
+    if network is None or not network.is_recordable or type(action_space) is not spaces.Discrete:
+        return None
+    if ACTION_MASK_KEY in mb or cfg.exploration_loss != "entropy" or not _is_plain_minibatch(mb):
+        return None
+    return Tape()
+
+
+def _is_plain_minibatch(mb: AttrDict) -> bool:
+    return _are_plain(*(mb[key] for key in _USED))
+
+
+def _are_plain(*tensors: Tensor) -> bool:
+    return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
 
 
 @dataclass(frozen=True)
@@ -142,51 +158,77 @@ class _Step:
         self.square, self.clipped_square = self.error * self.error, self.clipped_error * self.clipped_error
         return np.float32(self.c.value) * self._mean(np.maximum(self.square, self.clipped_square))
 
-    def gradient(self, policy: float, entropy: float, kl: float, value: float) -> tuple[np.ndarray, np.ndarray]:
-        """Gradients of logits ``[A, B]`` and values ``[B]``, given those of the four losses."""
+    def gradient(self, policy: float = 1.0, entropy: float = 1.0, kl: float = 1.0, value: float = 1.0) -> np.ndarray:
+        """Gradients of logits and, in the last row, values ``[A + 1, B]``, given those of the four losses."""
         scale = 1.0 / self.data.num_valid
         is_free = self.raw_ratio == self.ratio  # not clamped to [MIN_RATIO, MAX_RATIO]
         is_unclipped = self.surrogate <= self.clipped
         of_chosen = self.surrogate * np.float32(-policy * scale)  # d exp(x) = exp(x) dx
         of_chosen *= is_free & is_unclipped
 
-        factor = of_chosen
         inner: np.ndarray | None = None
         if entropy != 0.0 and self.c.entropy != 0.0:
             inner = (self.log_probs + self.entropy) * np.float32(entropy * self.c.entropy * scale)
         if kl != 0.0 and self.c.kl != 0.0:
             of_kl = (self.log_ratios - self.kl) * np.float32(kl * self.c.kl * scale)
             inner = of_kl if inner is None else inner + of_kl
-        logits = self.probs * (-factor if inner is None else inner - factor)
-        logits.ravel()[self.data.chosen] += of_chosen
-
+        heads = np.empty((len(self.probs) + 1, len(of_chosen)), dtype=np.float32)
+        logits, values = heads[:-1], heads[-1]
+        np.multiply(self.probs, -of_chosen if inner is None else inner - of_chosen, out=logits)
+        heads.ravel()[self.data.chosen] += of_chosen
         weight = np.float32(2.0 * value * self.c.value * scale)
-        values = np.where(self.square >= self.clipped_square, self.error, self.clipped_error * self.is_inside) * weight
+        error = np.where(self.square >= self.clipped_square, self.error, self.clipped_error * self.is_inside)
+        np.multiply(error, weight, out=values)
         if self.data.valid is not None:
-            logits = np.where(self.data.valid, logits, np.float32(0.0))
-            values = np.where(self.data.valid, values, np.float32(0.0))
-        return logits, values
+            heads[:, ~self.data.valid] = 0.0
+        return heads
+
+    def losses(self) -> tuple[list[Tensor], Tensor]:
+        """Policy, entropy, value and KL loss; and the divergence from the old policy ``[B]``."""
+        values = [self.policy_loss(), self.entropy_loss(), self.value_loss()]
+        kl_old = self.kl_to_old()
+        values.append(np.float32(self.c.kl) * (np.add.reduce(kl_old) / np.float32(self.data.num_valid)))
+        return [torch.tensor(x) for x in values], torch.from_numpy(kl_old)
 
 
 class _FusedLosses(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, values: Tensor, data: _Data, coefficients: Coefficients, out: list) -> Any:
+    def forward(
+        ctx: Any, logits: Tensor, values: Tensor, data: _Data, coefficients: Coefficients, out: list[Any]
+    ) -> Any:
         with np.errstate(all="ignore"):
-            rows = np.ascontiguousarray(logits.detach().numpy().T)
-            step = _Step(rows, values.detach().numpy(), data, coefficients)
-            losses = step.policy_loss(), step.entropy_loss(), step.value_loss()
-            kl_old = step.kl_to_old()
-            kl_loss = np.float32(coefficients.kl) * (np.add.reduce(kl_old) / np.float32(data.num_valid))
-        ctx.step = step
-        out += [step, torch.from_numpy(kl_old)]
-        return tuple(torch.tensor(x) for x in (*losses, kl_loss))
+            ctx.step = _make_step(logits, values, data, coefficients)
+            losses, kl_old = ctx.step.losses()
+        out += [ctx.step, kl_old]
+        return tuple(losses)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, policy: Tensor, entropy: Tensor, value: Tensor, kl: Tensor) -> Any:
         with np.errstate(all="ignore"):
-            logits, values = ctx.step.gradient(policy.item(), entropy.item(), kl.item(), value.item())
-        return torch.from_numpy(logits.T), torch.from_numpy(values), None, None, None
+            heads = ctx.step.gradient(policy.item(), entropy.item(), kl.item(), value.item())
+        return torch.from_numpy(heads[:-1].T), torch.from_numpy(heads[-1]), None, None, None
+
+
+def _make_step(logits: Tensor, values: Tensor, data: _Data, coefficients: Coefficients) -> _Step:
+    rows = np.ascontiguousarray(logits.detach().numpy().T)
+    return _Step(rows, values.detach().numpy(), data, coefficients)
+
+
+class Tape:
+    """The way back through a minibatch for which autograd recorded nothing.
+
+    The forward pass and the losses leave here what they need, :meth:`backward` sets the gradients of the parameters.
+    """
+
+    def __init__(self) -> None:
+        self.heads: RecordedHeads | None = None
+        self.step: _Step | None = None
+
+    def backward(self) -> None:
+        assert self.heads is not None and self.step is not None, "run the forward pass and the losses first"
+        with torch.no_grad(), np.errstate(all="ignore"):
+            self.heads.backward(torch.from_numpy(self.step.gradient()))
 
 
 def fused_losses(
@@ -196,10 +238,12 @@ def fused_losses(
     num_invalids: int,
     cfg: Config,
     estimate: EstimateReturns,
+    tape: Tape | None = None,
 ) -> LossOutput:
     """All losses of one minibatch, as ``policy_update.minibatch_losses`` computes them.
 
-    ``kl_old`` is always given, without a gradient of its own: that of ``kl_loss`` is all there is.
+    Differentiable once, or by ``tape`` if there is one. ``kl_old`` is always given, and has no gradient of its own: that
+    of ``kl_loss`` is all there is.
     """
     logits = distribution.raw_logits
     size = len(logits)
@@ -213,9 +257,15 @@ def fused_losses(
         num_valid=size - num_invalids,
         estimate=estimate,
     )
-    out: list[Any] = []
-    policy_loss, entropy_loss, value_loss, kl_loss = _FusedLosses.apply(logits, values, data, Coefficients.of(cfg), out)
-    step, kl_old = out
+    coefficients = Coefficients.of(cfg)
+    if tape is not None:
+        with np.errstate(all="ignore"):
+            step = tape.step = _make_step(logits, values, data, coefficients)
+            (policy_loss, entropy_loss, value_loss, kl_loss), kl_old = step.losses()
+    else:
+        out: list[Any] = []
+        policy_loss, entropy_loss, value_loss, kl_loss = _FusedLosses.apply(logits, values, data, coefficients, out)
+        step, kl_old = out
     return LossOutput(
         policy_loss=policy_loss,
         exploration_loss=entropy_loss if cfg.exploration_loss_coeff != 0.0 else 0.0,

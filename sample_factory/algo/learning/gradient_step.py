@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning.fused_losses import Tape
 from sample_factory.algo.utils.optimizers import can_step_directly
 
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
@@ -38,15 +39,18 @@ class GradientStep:
         on_cuda = bool(self._parameters) and self._parameters[0].device.type == "cuda"
         return on_cuda and all(group.get("fused") for group in self.optimizer.param_groups)
 
-    def apply(self, loss: Tensor, lr: float) -> tuple[Tensor, Tensor | bool]:
-        """Backpropagate and step with learning rate ``lr``.
+    def apply(self, loss: Tensor, lr: float, tape: Tape | None = None) -> tuple[Tensor, Tensor | bool]:
+        """Backpropagate ``loss``, or what ``tape`` recorded in its place, and step with learning rate ``lr``.
 
         Returns the L2 norm of the gradient after clipping (scalar tensor), and whether the step was skipped: a bool,
         or a 0/1 tensor where the device decides.
         """
         for parameter in self._parameters:
             parameter.grad = None
-        loss.backward()
+        if tape is not None:
+            tape.backward()
+        else:
+            loss.backward()
         if self._on_cpu and not self.decides_on_device:
             return self._apply_on_host(lr)
         with torch.no_grad():
@@ -67,7 +71,6 @@ class GradientStep:
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
         return norm, skipped
-
 
     @torch.no_grad()
     def _apply_on_host(self, lr: float) -> tuple[Tensor, bool]:

@@ -32,7 +32,9 @@ def can_normalize_images(normalizer: ObservationNormalizer, obs: dict[str, Tenso
 
 
 @torch.no_grad()
-def normalize_images(normalizer: ObservationNormalizer, key: str, obs: Tensor, valids: Tensor | None) -> tuple[Any, Any]:
+def normalize_images(
+    normalizer: ObservationNormalizer, key: str, obs: Tensor, valids: Tensor | None
+) -> tuple[Any, Any]:
     """What ``normalizer`` in training mode makes of trajectories ``[N, T+1, C, H, W]``.
 
     :param valids: bool ``[N, T]``, steps that enter the statistics; ``None``: all. The last step never does.

@@ -1,4 +1,4 @@
-"""Advantages and value targets on the CPU, by NumPy: the formulas of :mod:`returns` without the cost of torch operators.
+"""Advantages and value targets on the CPU, by NumPy: the formulas of :mod:`returns` without torch's cost per operator.
 
 ``valids`` is ``None`` if every step counts. Arrays are float32 ``[N, T]``; ``values`` and ``valids`` ``[N, T+1]``.
 """
@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-_MAX_SCAN_SIZE = 4096  # with more numbers arithmetic costs more than calls, and the scan has log2(T) times as much of it
+_MAX_SCAN_SIZE = (
+    4096  # with more numbers arithmetic costs more than calls, and the scan has log2(T) times as much of it
+)
 
 _ZERO = np.float32(0.0)
 

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning.fused_losses import Tape, make_tape
 from sample_factory.algo.learning.gradient_step import GradientStep, SkipCounter
 from sample_factory.algo.learning.losses import SampleMask, kl_divergence_to_old
 from sample_factory.algo.learning.lr_schedules import (
@@ -47,7 +48,7 @@ from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.model.actor_critic import create_actor_critic
-from sample_factory.model.standard_network import NetworkOfModel
+from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.decay import LinearDecay
 from sample_factory.utils.timing import Timing
@@ -115,7 +116,9 @@ class Learner(LearnerPersistence):
         self._summary_rng: np.random.Generator = np.random.default_rng()
         self._skips = SkipCounter()
         self._network_of_model = NetworkOfModel()
+        self._known_network: tuple[StandardNetwork | None] | None = None  # while an iteration lasts
         self._stepper: GradientStep | None = None
+        self._tape: Tape | None = None  # of the minibatch in work
 
     # --- set-up ---
 
@@ -192,7 +195,18 @@ class Learner(LearnerPersistence):
         """
         self._maybe_load_policy()
         self._maybe_update_cfg()
+        self._known_network = (self._network_of_model.get(self.actor_critic),)
+        try:
+            return self._train_on(batch)
+        finally:
+            self._known_network = None
 
+    def _network(self) -> StandardNetwork | None:
+        """The model as a standard network; looked at once per iteration."""
+        known = self._known_network
+        return known[0] if known is not None else self._network_of_model.get(self.actor_critic)
+
+    def _train_on(self, batch: TensorDict) -> dict[str, Any] | None:
         with self.timing.add_time("prepare_batch"):
             buff, experience_size, num_invalids = self._prepare_batch(batch)
         if num_invalids >= experience_size:
@@ -213,7 +227,7 @@ class Learner(LearnerPersistence):
 
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
-        preparation = BatchPreparation(self.cfg, self.policy_id, self._network_of_model.get(self.actor_critic))
+        preparation = BatchPreparation(self.cfg, self.policy_id, self._network())
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:
@@ -221,11 +235,10 @@ class Learner(LearnerPersistence):
 
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
+        tape, network = self._tape, self._network()
         with self.timing.add_time("forward"):
-            distribution, values = forward_minibatch(
-                self.actor_critic, mb, self.cfg, self._network_of_model.get(self.actor_critic)
-            )
-        out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg)
+            distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg, network, tape)
+        out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg, tape)
         return (
             distribution,
             out.policy_loss,
@@ -307,9 +320,14 @@ class Learner(LearnerPersistence):
     ) -> AttrDict:
         """One update. Returns the variables of the step, for summaries."""
         assert self.curr_lr is not None
-        distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
-            self._calculate_losses(mb, num_invalids)
-        )
+        tape = self._tape = self._make_tape(mb)
+        try:
+            with torch.set_grad_enabled(tape is None):
+                distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
+                    self._calculate_losses(mb, num_invalids)
+                )
+        finally:
+            self._tape = None
         loss = policy_loss + exploration_loss + kl_loss + value_loss
         mask = SampleMask.make(mb.valids, num_invalids)
         with torch.no_grad():
@@ -324,7 +342,7 @@ class Learner(LearnerPersistence):
         actual_lr = self.curr_lr * mask.num_valid / mb.valids.numel()
         policy_version = self.train_step
         with self.timing.add_time("update"), self.param_server.policy_lock:
-            grad_norm, skipped = stepper.apply(loss, actual_lr)
+            grad_norm, skipped = stepper.apply(loss, actual_lr, tape)
         if isinstance(skipped, bool):
             self._skips.record(skipped)
         if skipped is not True:
@@ -350,6 +368,12 @@ class Learner(LearnerPersistence):
             policy_version=policy_version,
             optimizer=self.optimizer,
         )
+
+    def _make_tape(self, mb: AttrDict) -> Tape | None:
+        """A tape if autograd is not needed for this minibatch: standard network, losses and method."""
+        if type(self)._calculate_losses is not _STANDARD_LOSSES or "_calculate_losses" in self.__dict__:
+            return None
+        return make_tape(self._network(), mb, self.env_info.action_space, self.cfg)
 
     def _after_optimizer_step(self) -> None:
         """A new policy version. On a GPU versions are published together, at the end of the iteration."""
@@ -395,3 +419,7 @@ class Learner(LearnerPersistence):
         stats.update(collect_stats(var, self.policy_id, self.actor_critic))
         stats["num_skipped_sgd_steps"] = self._skips.total
         return read_stats(stats)
+
+
+# Replacements of it, in subclasses or afterwards, may need gradients of anything.
+_STANDARD_LOSSES = Learner._calculate_losses

@@ -23,6 +23,7 @@ from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeigh
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.thread_counts import use_learner_threads
 from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
@@ -118,6 +119,9 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self._batcher_check_timer.timeout.connect(self._check_batcher)
         policy_id, _, device, policy_version = self.learner.init()
         self._is_learner_ready = True
+        if not self.cfg.serial_mode:
+            num_threads = use_learner_threads(self.cfg, self.learner.actor_critic, self.learner.env_info.obs_space)
+            log.debug(f"{self.object_id}: torch uses {num_threads} threads")
         if device.type == "cuda" and not self.cfg.benchmark:
             # Other processes use the same GPU: blocks the allocator keeps for later would be missing there.
             self._cuda_cache_timer = PeriodicTimer(self.event_loop, _CUDA_CACHE_CLEANUP_SEC)

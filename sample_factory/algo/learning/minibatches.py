@@ -57,6 +57,8 @@ def split_into_minibatches(
 def take_minibatch(dataset: TensorDict, indices: MinibatchIndices) -> AttrDict:
     """Rows of every tensor of the dataset, which may be spread over CPU and GPU; views where the rows are a slice."""
     if isinstance(indices, slice):
+        if "valids" in dataset and indices == slice(0, len(dataset["valids"])):
+            return AttrDict(dataset)  # all of it
         return AttrDict(dataset[indices])
     indices_on: dict[torch.device, torch.Tensor] = {}
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sample_factory.algo.learning.fused_losses import EstimateReturns, can_fuse, fused_losses
+from sample_factory.algo.learning import host_returns
+from sample_factory.algo.learning.fused_losses import EstimateReturns, Tape, can_fuse, fused_losses
 from sample_factory.algo.learning.losses import (
     LossOutput,
     SampleMask,
@@ -41,15 +42,19 @@ def _starts_anew(mb: AttrDict) -> Tensor:
 
 
 def forward_minibatch(
-    actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None
+    actor_critic: Any, mb: AttrDict, cfg: Config, network: StandardNetwork | None = None, tape: Tape | None = None
 ) -> tuple[ActionDistribution, Tensor]:
     """Current action distribution and values ``[B]`` of the samples; states do not flow across episodes or gaps.
 
-    ``network``: that of ``actor_critic``, if it is a standard one.
+    ``network``: that of ``actor_critic``, if it is a standard one. ``tape``: takes the place of autograd.
     """
     if network is not None:
-        ends = _starts_anew(mb).numpy() if network.gru_layers else None
-        logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
+        if tape is not None:
+            heads = tape.heads = network.record(mb.normalized_obs)
+            logits, values = heads.logits, heads.values
+        else:
+            ends = _starts_anew(mb).numpy() if network.gru_layers else None
+            logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
         distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
         actor_critic.last_action_distribution = distribution
         return distribution, values
@@ -90,12 +95,25 @@ def advantages_and_targets(mb: AttrDict, ratio: Tensor, values: Tensor, cfg: Con
         return Returns(returns.advantages.reshape(-1), returns.targets.reshape(-1))
 
 
-def _numpy_returns(mb: AttrDict, cfg: Config) -> EstimateReturns:
+def _numpy_returns(mb: AttrDict, num_invalids: int, cfg: Config) -> EstimateReturns:
     """:func:`advantages_and_targets` of arrays."""
+    if not cfg.with_vtrace:
+        return lambda ratio, values: (mb.advantages.numpy(), mb.returns.numpy())
+    shape = (-1, cfg.recurrence)  # [B / recurrence, recurrence]
 
     def estimate(ratio: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        returns = advantages_and_targets(mb, torch.from_numpy(ratio), torch.from_numpy(values), cfg)
-        return returns.advantages.numpy(), returns.targets.numpy()
+        advantages, targets = host_returns.vtrace(
+            ratio.reshape(shape),
+            mb.rewards.numpy().reshape(shape),
+            mb.dones.numpy().reshape(shape),
+            values.reshape(shape),
+            mb.next_values.numpy()[cfg.recurrence - 1 :: cfg.recurrence],
+            mb.valids.numpy().reshape(shape) if num_invalids > 0 else None,
+            gamma=cfg.gamma,
+            rho_clip=cfg.vtrace_rho,
+            c_clip=cfg.vtrace_c,
+        )
+        return advantages.reshape(-1), targets.reshape(-1)
 
     return estimate
 
@@ -107,10 +125,11 @@ def minibatch_losses(
     num_invalids: int,
     action_space: ActionSpace,
     cfg: Config,
+    tape: Tape | None = None,
 ) -> LossOutput:
     """All PPO losses of one minibatch with ``num_invalids`` invalid samples; coefficients are taken from ``cfg``."""
     if can_fuse(distribution, values, mb, cfg):
-        return fused_losses(distribution, values, mb, num_invalids, cfg, _numpy_returns(mb, cfg))
+        return fused_losses(distribution, values, mb, num_invalids, cfg, _numpy_returns(mb, num_invalids, cfg), tape)
     mask = SampleMask.make(mb.valids, num_invalids)
     ratio = importance_ratio(distribution.log_prob(mb.actions), mb.log_prob_actions)  # [B]
     clip_high = 1.0 + cfg.ppo_clip_ratio

@@ -13,13 +13,19 @@ from torch import Tensor, nn
 from sample_factory.algo.learning import host_returns
 from sample_factory.algo.learning.host_images import can_normalize_images, normalize_images
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
+from sample_factory.algo.utils.host_statistics import HostScaler
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
+from sample_factory.algo.utils.running_mean_std import RunningMeanStdInPlace
 from sample_factory.algo.utils.tensor_dict import TensorDict, shallow_recursive_copy
+from sample_factory.model.dense_stack import has_hooks
 from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
 
 ACTION_MASK_KEY = "action_mask"
+
+_MAX_VECTOR = 256  # numbers
+_NONE = (0.0, 1.0)  # no fixed shift and scale
 
 # Stored at invalid samples instead of whatever the buffer holds, so that their log-probability is defined.
 _INVALID_ACTION = 0.0
@@ -66,7 +72,13 @@ class BatchPreparation:
         if self.cfg.value_bootstrap:
             dataset["rewards_cpu"] = dataset["rewards"].cpu()
         if "returns" in dataset and self.cfg.normalize_returns:
-            _normalize_returns(actor_critic.returns_normalizer, dataset, all_valid)
+            scaler = _host_scaler(actor_critic) if on_host and all_valid else None
+            if scaler is None:
+                _normalize_returns(actor_critic.returns_normalizer, dataset, all_valid)
+            else:
+                returns = dataset["returns"].numpy()
+                scaler.update(returns)
+                dataset["returns"] = torch.from_numpy(scaler.normalized(returns))
         if not all_valid:
             self._report_invalid(batch, num_invalids)
             _neutralize_invalid(dataset)
@@ -125,6 +137,11 @@ class BatchPreparation:
             if can_normalize_images(normalizer, obs):
                 with lock:
                     return self._normalize_images(buff, normalizer, obs, valids)
+        if self.network is not None and self.network.has_plain_normalizer and valids is None:
+            with lock:
+                last = self._normalize_vectors(buff, actor_critic.obs_normalizer, obs)
+            if last is not None:
+                return last
         steps = TensorDict({key: _copy_steps(x) for key, x in obs.items()})
         last = TensorDict({key: x[:, -1] for key, x in obs.items()})
         valid_rows = None if valids is None else valids.flatten()  # [N*T]
@@ -141,7 +158,30 @@ class BatchPreparation:
             normalizer.train()
         return TensorDict(normalized_last)
 
-    def _normalize_images(self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None) -> TensorDict:
+    def _normalize_vectors(self, buff: TensorDict, normalizer: Any, obs: TensorDict) -> TensorDict | None:
+        """By NumPy, if all are short vectors of ordinary numbers; otherwise nothing was done and the result is None."""
+        scalers = {}
+        for key, x in obs.items():
+            statistics = normalizer.statistics_of(key)
+            scaler = None if statistics is None or has_hooks(statistics) else statistics.on_host()
+            is_plain = x.dtype == torch.float32 and x.device.type == "cpu" and x.dim() == 3
+            if scaler is None or not is_plain or x.shape[2] > _MAX_VECTOR or normalizer.fixed_constants(key) != _NONE:
+                return None
+            scalers[key] = scaler
+        steps, last = TensorDict(), TensorDict()
+        for key, scaler in scalers.items():
+            x = obs[key].numpy()  # [N, T+1, D]
+            size = x.shape[2]
+            scaler.update(x[:, :-1].reshape(-1, size))
+            x = scaler.normalized(x)
+            dict.__setitem__(steps, key, torch.from_numpy(x[:, :-1].reshape(-1, size)))
+            dict.__setitem__(last, key, torch.from_numpy(np.ascontiguousarray(x[:, -1])))
+        buff["normalized_obs"] = steps
+        return last
+
+    def _normalize_images(
+        self, buff: TensorDict, normalizer: Any, obs: TensorDict, valids: Tensor | None
+    ) -> TensorDict:
         steps, last = TensorDict(), TensorDict()
         for key, x in obs.items():
             steps[key], last[key] = normalize_images(normalizer, key, x, valids)
@@ -159,7 +199,10 @@ class BatchPreparation:
     def _add_returns(self, buff: TensorDict, actor_critic: Any, on_host: bool, all_valid: bool) -> None:
         cfg = self.cfg
         values = buff["values"]
-        if cfg.normalize_returns:
+        scaler = _host_scaler(actor_critic) if on_host and cfg.normalize_returns else None
+        if scaler is not None:
+            values = torch.from_numpy(scaler.denormalized(values.numpy()))
+        elif cfg.normalize_returns:
             values = values.clone()
             actor_critic.returns_normalizer(values, denormalize=True)  # in place
         if cfg.value_bootstrap:
@@ -186,7 +229,9 @@ class BatchPreparation:
         num_steps = buff["rewards"].shape[1]
         dataset = TensorDict()
         for key, x in buff.items():
-            dataset[key] = x if key == "normalized_obs" else x[:, :num_steps].flatten(0, 1)
+            if key != "normalized_obs":
+                x = (x if x.shape[1] == num_steps else x[:, :num_steps]).flatten(0, 1)
+            dict.__setitem__(dataset, key, x)
         return dataset
 
     def _report_invalid(self, batch: TensorDict, num_invalids: int) -> None:
@@ -205,6 +250,13 @@ def is_plain_host_batch(buff: TensorDict) -> bool:
     """Whether NumPy may read the small tensors of this batch as they are."""
     tensors = [buff[key] for key in ("rewards", "values", "policy_version")]
     return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def _host_scaler(actor_critic: Any) -> HostScaler | None:
+    normalizer = actor_critic.returns_normalizer
+    if not isinstance(normalizer, RunningMeanStdInPlace) or has_hooks(normalizer):
+        return None
+    return normalizer.on_host()
 
 
 def _copy_steps(x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Moments of batches on the CPU, by NumPy where calls cost more than arithmetic, in pieces that fit into the cache else."""
+"""Moments of batches on the CPU: by NumPy where calls cost more than arithmetic, else in pieces."""
 
 from __future__ import annotations
 
@@ -71,3 +71,52 @@ def scaling_constants(running_mean: Tensor, running_var: Tensor, eps: float) -> 
     mean = running_mean.numpy().astype(np.float32)
     std = np.sqrt(running_var.numpy().astype(np.float32) + np.float32(eps))
     return torch.from_numpy(mean), torch.from_numpy(std), torch.from_numpy(np.float32(1.0) / std)
+
+
+class HostScaler:
+    """What a running normaliser does, for float32 arrays: see ``RunningMeanStdInPlace``, whose buffers these are."""
+
+    def __init__(self, running_mean: Tensor, running_var: Tensor, count: Tensor, eps: float, clip: float) -> None:
+        self._buffers = running_mean, running_var, count
+        self._clip = clip
+        self._mean, self._var, self._count = (x.numpy() for x in self._buffers)
+        self._eps = np.float32(eps)
+
+    def update(self, x: np.ndarray) -> None:
+        """Merge the rows of ``x`` ``[B, D]``, or numbers ``[B]`` if there is one mean, into the statistics."""
+        if self._mean.size > 1:
+            merge_moments(*self._buffers, *_small_moments(x.astype(np.float64)), len(x))
+            return
+        deviations = x.astype(np.float64).reshape(-1)
+        num_rows, num_old = len(deviations), float(self._count[0])
+        mean = float(np.add.reduce(deviations)) / num_rows
+        deviations -= mean
+        var = float(np.dot(deviations, deviations)) / max(num_rows - 1, 1)
+        total = num_old + num_rows
+        old_mean, old_var = float(self._mean[0]), float(self._var[0])
+        delta = mean - old_mean
+        between = delta * delta * (num_old * num_rows / total)
+        self._var[0] = (old_var * num_old + var * num_rows + between) / total
+        self._mean[0] = old_mean + delta * (num_rows / total)
+        self._count[0] = total
+
+    def _std(self) -> np.ndarray:
+        return np.sqrt(self._var.astype(np.float32) + self._eps)
+
+    def normalized(self, x: np.ndarray) -> np.ndarray:
+        """A normalised copy of ``x`` ``[..., D]``, or of numbers if there is one mean."""
+        result = x - self._mean.astype(np.float32)
+        result *= np.float32(1.0) / self._std()
+        return _clip(result, self._clip)
+
+    def denormalized(self, x: np.ndarray) -> np.ndarray:
+        """A copy of ``x``, clamped and denormalised."""
+        result = _clip(x.copy(), self._clip)
+        result *= self._std()
+        result += self._mean.astype(np.float32)
+        return result
+
+
+def _clip(x: np.ndarray, limit: float) -> np.ndarray:
+    np.maximum(x, np.float32(-limit), out=x)
+    return np.minimum(x, np.float32(limit), out=x)

@@ -20,7 +20,7 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from sample_factory.algo.utils.host_statistics import batch_moments, merge_moments, scaling_constants
+from sample_factory.algo.utils.host_statistics import HostScaler, batch_moments, merge_moments, scaling_constants
 from sample_factory.utils.utils import log
 
 _VAR_EPS = 1e-5
@@ -117,6 +117,14 @@ class RunningMeanStdInPlace(nn.Module):
             num_rows = torch.full_like(self.count, x.size(0))
         mean, var = self._moments(x, excluded, num_rows)
         self._merge(mean, var, num_rows)
+
+    @torch.jit.unused
+    def on_host(self) -> Any:
+        """The same statistics for NumPy arrays, a ``HostScaler``; ``None`` where it would not do the same."""
+        mean, var, count = self.running_mean, self.running_var, self.count
+        if self.per_channel or self.norm_only or mean.device.type != "cpu" or type(self) is not RunningMeanStdInPlace:
+            return None
+        return HostScaler(mean, var, count, self.eps, self.clip)
 
     @torch.jit.unused
     def _update_on_host(self, x: Tensor) -> bool:

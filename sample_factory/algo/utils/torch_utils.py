@@ -17,6 +17,7 @@ from sample_factory.utils.typing import Config
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
 _KEPT_BYTES = 1 << 30
 
+
 def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
     """Set up torch in this process: sharing strategy, intra-op threads (``None``: leave them), cuDNN autotuning."""
     torch.multiprocessing.set_sharing_strategy("file_system")

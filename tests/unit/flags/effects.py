@@ -30,6 +30,7 @@ EFFECTS: dict[str, str] = {
     "num_batches_to_accumulate": f"{_SAMPLING}::test_num_batches_to_accumulate",
     "worker_num_splits": f"{_SAMPLING}::test_sampler_layout",
     "policy_workers_per_policy": f"{_SAMPLING}::test_sampler_layout",
+    "inference_placement": f"{_SAMPLING}::test_inference_placement",
     "max_policy_lag": f"{_LEARNING}::test_max_policy_lag",
     "num_workers": f"{_SAMPLING}::test_sampler_layout",
     "num_envs_per_worker": f"{_SAMPLING}::test_sampler_layout",

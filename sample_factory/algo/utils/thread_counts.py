@@ -1,0 +1,90 @@
+"""How many threads torch should use inside of one operation ("intra-op threads").
+
+One rule for learners, inference and serial mode: as many as the arithmetic of one call keeps busy, as long as cores are
+left for them. ``OMP_NUM_THREADS`` in the environment wins over the rule.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import nn
+
+from sample_factory.utils.typing import Config
+
+# Waking a thread and waiting for it costs some ten microseconds, and much more when cores are shared; a core does about
+# 50-100 GFLOP per second.
+MIN_FLOPS_PER_THREAD = 1e8
+MAX_THREADS = 16
+# Of the cores that others are counted on, a call that is heavy enough gets this part: a slow learner or slow inference
+# keeps all the others waiting.
+_FAIR_PART = 4
+
+
+def choose_num_threads(flops_per_call: float, usable_cores: int, busy_processes: int) -> int:
+    """Threads for calls of ``flops_per_call`` floating point operations each (a minibatch, or a batch of requests).
+
+    :param usable_cores: cores this process may run on, see :func:`num_usable_cores`
+    :param busy_processes: other processes of the run that compute at the same time on these cores
+    :returns: at least 1, at most 16: one per 100 MFLOP, no more than there are cores left by the others or a quarter
+        of all cores, whichever is more
+    """
+    if usable_cores < 1 or busy_processes < 0 or flops_per_call < 0.0:
+        raise ValueError(f"no such machine: {flops_per_call=}, {usable_cores=}, {busy_processes=}")
+    useful = int(flops_per_call / MIN_FLOPS_PER_THREAD)
+    available = max(usable_cores - busy_processes, usable_cores // _FAIR_PART)
+    return max(1, min(useful, available, MAX_THREADS))
+
+
+def num_usable_cores() -> int:
+    """Cores the scheduler may run this process on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def num_threads_from_environment() -> int | None:
+    """What the user asked for by ``OMP_NUM_THREADS``; ``None`` if nothing, or nothing that is a number."""
+    first_level = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first_level) if first_level.isdigit() and int(first_level) > 0 else None
+
+
+def flops_per_sample(model: nn.Module, obs_space: Any) -> float:
+    """About how many floating point operations one forward pass takes per sample; a third of one with gradient.
+
+    Two per weight; those of a convolution count once per position, from the size of the largest image in ``obs_space``
+    (a Dict space) and the strides of the layers before. The model is not run.
+    """
+    image_spaces = obs_space.spaces.values() if isinstance(obs_space, spaces.Dict) else ()
+    positions = float(max((s.shape[1] * s.shape[2] for s in image_spaces if s.shape and len(s.shape) == 3), default=1))
+    flops = 0.0
+    for module in model.modules():
+        weights = sum(p.numel() for name, p in module._parameters.items() if p is not None and "weight" in name)
+        is_convolution = isinstance(module, nn.Conv2d)
+        if is_convolution or isinstance(module, (nn.MaxPool2d, nn.AvgPool2d)):
+            positions = max(positions / _area(module.stride), 1.0)
+        flops += 2.0 * weights * (positions if is_convolution else 1.0)
+    return flops
+
+
+def _area(stride: Any) -> float:
+    return float(stride[0] * stride[1]) if isinstance(stride, tuple) else float(stride) ** 2
+
+
+def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
+    """For the process of one learner, beside the rollout workers, inference workers and other learners of the run."""
+    asked = num_threads_from_environment()
+    if asked is not None:
+        return asked
+    others = cfg.num_workers + cfg.num_policies * cfg.policy_workers_per_policy + cfg.num_policies - 1
+    return choose_num_threads(3.0 * flops_per_sample(model, obs_space) * cfg.batch_size, num_usable_cores(), others)
+
+
+def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
+    """Let torch use :func:`num_learner_threads` in this process; returns their number. GPU learners need only one."""
+    num_threads = 1 if cfg.device == "gpu" else num_learner_threads(cfg, model, obs_space)
+    torch.set_num_threads(num_threads)
+    return num_threads

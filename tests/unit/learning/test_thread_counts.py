@@ -1,0 +1,97 @@
+"""How many intra-op threads torch gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+
+from sample_factory.algo.utils import thread_counts
+from sample_factory.algo.utils.thread_counts import (
+    MAX_THREADS,
+    choose_num_threads,
+    flops_per_sample,
+    num_learner_threads,
+    num_threads_from_environment,
+    use_learner_threads,
+)
+
+from .learner_setup import make_cfg, make_env_info, make_learner
+
+SMALL, MEDIUM, LARGE = 3e7, 4e8, 1e10  # MLP 64x64, MLP 256x256, GRU 512; minibatches of 1024
+
+
+@pytest.mark.parametrize(
+    ("flops", "cores", "busy", "expected"),
+    [
+        (SMALL, 64, 0, 1),
+        (MEDIUM, 64, 0, 4),
+        (MEDIUM, 2, 0, 2),
+        (MEDIUM, 2, 1, 1),
+        (LARGE, 1, 0, 1),
+        (LARGE, 2, 0, 2),
+        (LARGE, 2, 3, 1),
+        (LARGE, 16, 4, 12),
+        (LARGE, 16, 17, 4),
+        (LARGE, 256, 0, MAX_THREADS),
+    ],
+)
+def test_choice(flops: float, cores: int, busy: int, expected: int) -> None:
+    assert choose_num_threads(flops, cores, busy) == expected
+
+
+@pytest.mark.parametrize("arguments", [(1.0, 0, 0), (1.0, 1, -1), (-1.0, 1, 0)])
+def test_impossible_machines_are_refused(arguments: tuple[float, int, int]) -> None:
+    with pytest.raises(ValueError, match="no such machine"):
+        choose_num_threads(*arguments)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", 3), ("2,4", 2), ("", None), ("many", None), ("0", None)])
+def test_environment(monkeypatch: pytest.MonkeyPatch, value: str, expected: int | None) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", value)
+    assert num_threads_from_environment() == expected
+
+
+def test_flops_of_models(tmp_path: Path) -> None:
+    info = make_env_info()
+    mlp = make_learner(make_cfg(tmp_path, "--encoder_mlp_layers", "64", "64"), info).actor_critic
+    assert flops_per_sample(mlp, info.obs_space) == 2 * (4 * 64 + 64 * 64 + 64 + 3 * 64)
+    gru = make_learner(make_cfg(tmp_path, "--use_rnn=True", "--rnn_size=16"), info).actor_critic
+    assert flops_per_sample(gru, info.obs_space) == 2 * (4 * 8 + 3 * 16 * (8 + 16) + 16 + 3 * 16)
+    image = make_env_info(obs_space=spaces.Dict(obs=spaces.Box(0, 255, (4, 84, 84), np.uint8)))
+    cfg = make_cfg(tmp_path, "--encoder_conv_architecture=convnet_atari", "--encoder_conv_mlp_layers", "512")
+    conv = make_learner(cfg, image).actor_critic
+    assert flops_per_sample(conv, image.obs_space) == pytest.approx(18.7e6, rel=0.5)
+
+
+def test_learner_counts_the_other_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(thread_counts, "num_usable_cores", lambda: 16)
+    info = make_env_info()
+    argv = ("--use_rnn=True", "--rnn_size=256", "--batch_size=1024", "--rollout=32", "--policy_workers_per_policy=2")
+    cfg = make_cfg(tmp_path, *argv, "--num_workers=7")
+    model = make_learner(cfg, info).actor_critic
+    assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7 - 2
+    cfg.num_workers = 32
+    assert num_learner_threads(cfg, model, info.obs_space) == 4
+    cfg.batch_size = 32
+    assert num_learner_threads(cfg, model, info.obs_space) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    assert num_learner_threads(cfg, model, info.obs_space) == 5
+
+
+def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    info = make_env_info()
+    cfg = make_cfg(tmp_path)
+    model = make_learner(cfg, info).actor_critic
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    try:
+        assert use_learner_threads(cfg, model, info.obs_space) == torch.get_num_threads() == 2
+        cfg.device = "gpu"
+        assert use_learner_threads(cfg, model, info.obs_space) == torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
