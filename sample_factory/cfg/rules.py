@@ -149,6 +149,15 @@ def _adaptive_lr_interval(cfg: AttrDict) -> str | None:
     )
 
 
+def _tf32_is_for_gpus(cfg: AttrDict) -> str | None:
+    if cfg.mixed_precision != "tf32" or cfg.device != "cpu":
+        return None
+    return (
+        "--mixed_precision=tf32 is arithmetic of GPUs and does nothing with --device=cpu; "
+        "use --mixed_precision=bf16 or none"
+    )
+
+
 def _pbt_factors(cfg: AttrDict) -> str | None:
     if not cfg.with_pbt or cfg.pbt_perturb_min <= cfg.pbt_perturb_max:
         return None
@@ -182,6 +191,7 @@ TRAINING_RULES = (
     Rule(("batched_sampling", "async_rl", "num_workers", "num_policies"), _batched_workers_serve_all_policies),
     Rule(("heartbeat_interval", "heartbeat_reporting_interval"), _heartbeats_fit_their_check),
     Rule(("lr_schedule", "lr_adaptive_min", "lr_adaptive_max"), _adaptive_lr_interval),
+    Rule(("mixed_precision", "device"), _tf32_is_for_gpus),
     Rule(("with_pbt", "pbt_perturb_min", "pbt_perturb_max"), _pbt_factors),
 )
 

@@ -7,6 +7,8 @@ model is called as it is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
+from operator import is_
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from sample_factory.model.dense_stack import (
     has_hooks,
     plain_linear,
     plain_stack,
+    stack_forward,
 )
 from sample_factory.model.encoder import ConvEncoder, ConvEncoderImpl, MlpEncoder, MultiInputEncoder
 from sample_factory.model.gru_sequence import gru_layer, rows_to_reset
@@ -75,23 +78,23 @@ class _Structure:
 
     def __init__(self, model: nn.Module) -> None:
         modules = list(model.modules())
-        self._owners: list[Any] = [
-            (owner, list(owner.values())) for m in modules for owner in (m._modules, m._parameters)
-        ]
+        self._modules, self._types = modules, [type(m) for m in modules]
         self._hooks = [m.__dict__[name] for m in modules for name in HOOK_ATTRIBUTES]
-        self._attributes = [(m.__dict__, len(m.__dict__)) for m in modules]
-        self._types = [(m, type(m)) for m in modules]
+        self._attributes = [m.__dict__ for m in modules]
+        self._num_attributes = [len(attributes) for attributes in self._attributes]
+        self._owners: list[Any] = [owner for m in modules for owner in (m._modules, m._parameters) if owner]
+        self._num_owned = [len(owner) for owner in self._owners]
+        self._owned = [x for owner in self._owners for x in owner.values()]
 
     def is_unchanged(self) -> bool:
-        if any(self._hooks) or any(type(m) is not cls for m, cls in self._types):
+        if any(self._hooks) or not all(map(is_, map(type, self._modules), self._types)):
             return False
         # New attributes: somebody may have replaced a method of one object.
-        if any(len(attributes) != size for attributes, size in self._attributes):
+        if list(map(len, self._attributes)) != self._num_attributes:
             return False
-        return all(
-            len(owner) == len(known) and all(a is b for a, b in zip(owner.values(), known, strict=True))
-            for owner, known in self._owners
-        )
+        if list(map(len, self._owners)) != self._num_owned:
+            return False
+        return all(map(is_, chain.from_iterable(owner.values() for owner in self._owners), self._owned))
 
 
 class NetworkOfModel:
@@ -213,7 +216,11 @@ class StandardNetwork:
         """Values ``[b]`` of single steps, not differentiable; ``rnn_states`` ``[b, H]`` are those before the step."""
         with torch.no_grad():
             if self.is_recordable:
-                return self.record(normalized_obs).values
+                layers = self._joined_layers()
+                assert layers is not None
+                weight, bias = self.critic
+                features = stack_forward(normalized_obs[self.obs_key], *layers)[-1]
+                return torch.addmv(bias.expand(len(features)), features, weight[0])
             ends = np.ones(len(rnn_states), dtype=bool)
             return self.forward(normalized_obs, rnn_states, ends, recurrence=1)[1]
 

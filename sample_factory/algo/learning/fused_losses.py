@@ -242,7 +242,7 @@ def fused_losses(
 ) -> LossOutput:
     """All losses of one minibatch, as ``policy_update.minibatch_losses`` computes them.
 
-    Differentiable once, or by ``tape`` if there is one. ``kl_old`` is always given, and has no gradient of its own: that
+    Differentiable once, or by ``tape`` if there is one. ``kl_old`` is always given and has no gradient of its own: that
     of ``kl_loss`` is all there is.
     """
     logits = distribution.raw_logits

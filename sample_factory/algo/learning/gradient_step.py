@@ -92,6 +92,16 @@ class GradientStep:
         return torch.tensor(norm), False
 
 
+def renewed(
+    stepper: GradientStep | None, optimizer: torch.optim.Optimizer, model: nn.Module, max_grad_norm: float
+) -> GradientStep:
+    """The given stepper if it is for this optimiser and this model, else a new one."""
+    if stepper is None or stepper.optimizer is not optimizer or stepper.model is not model:
+        return GradientStep(optimizer, model, max_grad_norm)
+    stepper.max_grad_norm = max_grad_norm
+    return stepper
+
+
 class SkipCounter:
     """Counts skipped steps, and gives up when nothing but skips happens."""
 

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sample_factory.algo.learning.fused_losses import Tape, make_tape
-from sample_factory.algo.learning.gradient_step import GradientStep, SkipCounter
+from sample_factory.algo.learning.gradient_step import GradientStep, SkipCounter, renewed
 from sample_factory.algo.learning.losses import SampleMask, kl_divergence_to_old
 from sample_factory.algo.learning.lr_schedules import (
     KlAdaptiveScheduler,
@@ -29,9 +29,14 @@ from sample_factory.algo.learning.lr_schedules import (
     get_lr_scheduler,
 )
 from sample_factory.algo.learning.minibatches import split_into_minibatches, take_minibatch
-from sample_factory.algo.learning.persistence import LearnerPersistence
-from sample_factory.algo.learning.policy_update import forward_minibatch, minibatch_losses, old_action_distribution
+from sample_factory.algo.learning.persistence import LearnerPersistence, model_initialization_data
+from sample_factory.algo.learning.policy_update import (
+    forward_minibatch,
+    minibatch_losses,
+    old_action_distribution,
+)
 from sample_factory.algo.learning.preparation import BatchPreparation
+from sample_factory.algo.learning.shortcuts import Shortcuts
 from sample_factory.algo.learning.train_stats import (
     MinibatchLog,
     MinibatchRecord,
@@ -46,9 +51,8 @@ from sample_factory.algo.utils.optimizers import make_optimizer
 from sample_factory.algo.utils.seeding import component_rng, component_seed_sequence
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.algo.utils.tensor_dict import TensorDict
-from sample_factory.algo.utils.torch_utils import keep_freed_memory
+from sample_factory.algo.utils.torch_utils import prepare_device
 from sample_factory.model.actor_critic import create_actor_critic
-from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.decay import LinearDecay
 from sample_factory.utils.timing import Timing
@@ -69,14 +73,6 @@ __all__ = [
 EARLY_STOPPING_TOLERANCE = 1e-6
 
 Losses = tuple[ActionDistribution, Tensor, Tensor | float, Tensor | None, Tensor | float, Tensor, dict[str, Any]]
-
-
-def model_initialization_data(
-    cfg: Config, policy_id: PolicyID, actor_critic: nn.Module, policy_version: int, device: torch.device
-) -> InitModelData:
-    """``(policy_id, state_dict, device, policy_version)``; serial mode shares the module, so its state is ``None``."""
-    state_dict: Any = None if cfg.serial_mode else actor_critic.state_dict()
-    return policy_id, state_dict, device, policy_version
 
 
 class Learner(LearnerPersistence):
@@ -115,10 +111,8 @@ class Learner(LearnerPersistence):
         # Apart from the other one: summaries are due by the clock, which must not shift the order of minibatches.
         self._summary_rng: np.random.Generator = np.random.default_rng()
         self._skips = SkipCounter()
-        self._network_of_model = NetworkOfModel()
-        self._known_network: tuple[StandardNetwork | None] | None = None  # while an iteration lasts
+        self._shortcuts = Shortcuts()
         self._stepper: GradientStep | None = None
-        self._tape: Tape | None = None  # of the minibatch in work
 
     # --- set-up ---
 
@@ -128,8 +122,7 @@ class Learner(LearnerPersistence):
             self.cfg.recurrence = self.cfg.rollout if self.cfg.use_rnn else 1
         self._seed()
         self.device = policy_device(self.cfg, self.policy_id)
-        if self.device.type == "cpu":
-            keep_freed_memory()
+        prepare_device(self.cfg, self.device)
         self.actor_critic = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
         log.debug("Created Actor Critic model with architecture:")
         log.debug(self.actor_critic)
@@ -195,16 +188,8 @@ class Learner(LearnerPersistence):
         """
         self._maybe_load_policy()
         self._maybe_update_cfg()
-        self._known_network = (self._network_of_model.get(self.actor_critic),)
-        try:
+        with self._shortcuts.iteration(self.actor_critic):
             return self._train_on(batch)
-        finally:
-            self._known_network = None
-
-    def _network(self) -> StandardNetwork | None:
-        """The model as a standard network; looked at once per iteration."""
-        known = self._known_network
-        return known[0] if known is not None else self._network_of_model.get(self.actor_critic)
 
     def _train_on(self, batch: TensorDict) -> dict[str, Any] | None:
         with self.timing.add_time("prepare_batch"):
@@ -227,7 +212,7 @@ class Learner(LearnerPersistence):
 
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
-        preparation = BatchPreparation(self.cfg, self.policy_id, self._network())
+        preparation = BatchPreparation(self.cfg, self.policy_id, self._shortcuts.network(self.actor_critic))
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:
@@ -235,25 +220,18 @@ class Learner(LearnerPersistence):
 
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
-        tape, network = self._tape, self._network()
+        tape, network = self._shortcuts.tape, self._shortcuts.training_network(self.actor_critic, self.cfg)
         with self.timing.add_time("forward"):
             distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg, network, tape)
         out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg, tape)
-        return (
-            distribution,
-            out.policy_loss,
-            out.exploration_loss,
-            out.kl_old,
-            out.kl_loss,
-            out.value_loss,
-            out.summaries,
-        )
+        losses = out.policy_loss, out.exploration_loss, out.kl_old, out.kl_loss, out.value_loss
+        return (distribution, *losses, out.summaries)
 
     def _train(self, buff: TensorDict, batch_size: int, experience_size: int, num_invalids: int) -> AttrDict | None:
         """SGD over all epochs. Returns statistics if they are due."""
         assert self.curr_lr is not None
         cfg, scheduler = self.cfg, self.lr_scheduler
-        stepper = self._get_stepper()
+        stepper = self._stepper = renewed(self._stepper, self.optimizer, self.actor_critic, cfg.max_grad_norm)
         minibatch_log = MinibatchLog()
         self.curr_lr = scheduler.on_iteration_start(self.curr_lr, self.env_steps)
         record_at = self._choose_summary_position() if self._is_summary_due() else None
@@ -292,13 +270,6 @@ class Learner(LearnerPersistence):
             self.last_summary_time = time.time()
         return stats
 
-    def _get_stepper(self) -> GradientStep:
-        stepper = self._stepper
-        if stepper is None or stepper.optimizer is not self.optimizer or stepper.model is not self.actor_critic:
-            stepper = self._stepper = GradientStep(self.optimizer, self.actor_critic)
-        stepper.max_grad_norm = self.cfg.max_grad_norm
-        return stepper
-
     def _minibatches(self, buff: TensorDict, batch_size: int, experience_size: int) -> Iterator[tuple[AttrDict, int]]:
         """Minibatches of one epoch and how many samples are invalid in each."""
         cfg = self.cfg
@@ -320,14 +291,11 @@ class Learner(LearnerPersistence):
     ) -> AttrDict:
         """One update. Returns the variables of the step, for summaries."""
         assert self.curr_lr is not None
-        tape = self._tape = self._make_tape(mb)
-        try:
-            with torch.set_grad_enabled(tape is None):
-                distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
-                    self._calculate_losses(mb, num_invalids)
-                )
-        finally:
-            self._tape = None
+        tape = self._make_tape(mb)
+        with self._shortcuts.recording(tape):
+            distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
+                self._calculate_losses(mb, num_invalids)
+            )
         loss = policy_loss + exploration_loss + kl_loss + value_loss
         mask = SampleMask.make(mb.valids, num_invalids)
         with torch.no_grad():
@@ -373,7 +341,8 @@ class Learner(LearnerPersistence):
         """A tape if autograd is not needed for this minibatch: standard network, losses and method."""
         if type(self)._calculate_losses is not _STANDARD_LOSSES or "_calculate_losses" in self.__dict__:
             return None
-        return make_tape(self._network(), mb, self.env_info.action_space, self.cfg)
+        network = self._shortcuts.training_network(self.actor_critic, self.cfg)
+        return make_tape(network, mb, self.env_info.action_space, self.cfg)
 
     def _after_optimizer_step(self) -> None:
         """A new policy version. On a GPU versions are published together, at the end of the iteration."""

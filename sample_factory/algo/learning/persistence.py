@@ -19,7 +19,7 @@ from sample_factory.algo.learning.checkpoints import (
 )
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.cfg.configurable import Configurable
-from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.typing import Config, InitModelData, PolicyID
 from sample_factory.utils.utils import ensure_dir_exists, experiment_dir, log
 
 MIN_BEST_IMPROVEMENT = 1e-3
@@ -32,6 +32,14 @@ _OPTIMIZER_FLAGS: dict[str, tuple[str, int | None]] = {
     "adam_beta2": ("betas", 1),
 }
 _INITIAL_LR_KEY = "initial_lr"  # where torch's own schedulers keep it
+
+
+def model_initialization_data(
+    cfg: Config, policy_id: PolicyID, actor_critic: nn.Module, policy_version: int, device: torch.device
+) -> InitModelData:
+    """``(policy_id, state_dict, device, policy_version)``; serial mode shares the module, so its state is ``None``."""
+    state_dict: Any = None if cfg.serial_mode else actor_critic.state_dict()
+    return policy_id, state_dict, device, policy_version
 
 
 class SavedState(NamedTuple):

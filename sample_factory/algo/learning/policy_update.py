@@ -24,6 +24,7 @@ from sample_factory.algo.learning.losses import (
 from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
 from sample_factory.algo.learning.returns import Returns, vtrace
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
+from sample_factory.algo.learning.shortcuts import computes_in_bfloat16
 from sample_factory.algo.utils.action_distributions import get_action_distribution
 from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
@@ -33,6 +34,28 @@ from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
 def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) -> ActionDistribution:
     """The behaviour policy's distribution, rebuilt from stored logits ``[B, num_params]`` (and the action mask)."""
     return get_action_distribution(action_space, mb["action_logits"], mb.get(ACTION_MASK_KEY))
+
+
+def _features(actor_critic: Any, mb: AttrDict, cfg: Config) -> Tensor:
+    """Output of encoders and core ``[B, H]``."""
+    if not computes_in_bfloat16(cfg):
+        return _core_output(actor_critic, actor_critic.forward_head(mb.normalized_obs), mb, cfg)
+    device_type = next(iter(mb.normalized_obs.values())).device.type
+    with torch.autocast(device_type, dtype=torch.bfloat16):
+        head_output = actor_critic.forward_head(mb.normalized_obs)
+        if device_type == "cuda":
+            return _core_output(actor_critic, head_output, mb, cfg).float()
+    return _core_output(actor_critic, head_output.float(), mb, cfg)  # torch has no such core for the CPU
+
+
+def _core_output(actor_critic: Any, head_output: Tensor, mb: AttrDict, cfg: Config) -> Tensor:
+    if not cfg.use_rnn:
+        return actor_critic.forward_core(head_output, mb.rnn_states[:: cfg.recurrence])[0]
+    core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
+        head_output, _starts_anew(mb).float(), mb.rnn_states, cfg.recurrence
+    )
+    core_sequences, _ = actor_critic.forward_core(core_input, rnn_states)
+    return build_core_out_from_seq(core_sequences, inverted_select_inds)
 
 
 def _starts_anew(mb: AttrDict) -> Tensor:
@@ -58,16 +81,7 @@ def forward_minibatch(
         distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
         actor_critic.last_action_distribution = distribution
         return distribution, values
-    head_output = actor_critic.forward_head(mb.normalized_obs)
-    if cfg.use_rnn:
-        core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
-            head_output, _starts_anew(mb).float(), mb.rnn_states, cfg.recurrence
-        )
-        core_sequences, _ = actor_critic.forward_core(core_input, rnn_states)
-        core_output = build_core_out_from_seq(core_sequences, inverted_select_inds)
-    else:
-        core_output, _ = actor_critic.forward_core(head_output, mb.rnn_states[:: cfg.recurrence])
-
+    core_output = _features(actor_critic, mb, cfg)
     # Overrides written for Sample Factory 2.1.1 do not know the mask.
     mask_args = {ACTION_MASK_KEY: mb[ACTION_MASK_KEY]} if ACTION_MASK_KEY in mb else {}
     result = actor_critic.forward_tail(core_output, values_only=False, sample_actions=False, **mask_args)

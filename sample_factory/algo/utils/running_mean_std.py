@@ -121,7 +121,8 @@ class RunningMeanStdInPlace(nn.Module):
     @torch.jit.unused
     def on_host(self) -> Any:
         """The same statistics for NumPy arrays, a ``HostScaler``; ``None`` where it would not do the same."""
-        mean, var, count = self.running_mean, self.running_var, self.count
+        mean, var, count = self._buffers["running_mean"], self._buffers["running_var"], self._buffers["count"]
+        assert mean is not None and var is not None and count is not None
         if self.per_channel or self.norm_only or mean.device.type != "cpu" or type(self) is not RunningMeanStdInPlace:
             return None
         return HostScaler(mean, var, count, self.eps, self.clip)

@@ -27,6 +27,12 @@ def init_torch_runtime(cfg: Config, max_num_threads: int | None = 1) -> None:
         torch.backends.cudnn.benchmark = True
 
 
+def allow_tf32() -> None:
+    """Let matrix products and convolutions of float32 tensors on GPUs round their factors to TensorFloat-32."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.allow_tf32 = True
+
+
 def keep_freed_memory() -> None:
     """Tell glibc's allocator not to return memory to the system: a learner needs the same again at its next step.
 
@@ -39,6 +45,14 @@ def keep_freed_memory() -> None:
     if set_option is not None:
         set_option(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         set_option(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def prepare_device(cfg: Config, device: torch.device) -> None:
+    """Settings of the process for learning on this device."""
+    if device.type == "cpu":
+        keep_freed_memory()
+    elif getattr(cfg, "mixed_precision", "none") == "tf32":
+        allow_tf32()
 
 
 def inference_context(is_serial: bool) -> AbstractContextManager[Any]:

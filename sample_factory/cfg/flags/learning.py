@@ -131,6 +131,16 @@ _OPTIMISER = (
     ),
     Flag("lr_adaptive_min", float, 1e-6, "Smallest learning rate of the adaptive schedules.", bounds=at_least(0)),
     Flag("lr_adaptive_max", float, 1e-2, "Largest learning rate of the adaptive schedules.", bounds=at_least(0)),
+    Flag(
+        "mixed_precision",
+        str,
+        "none",
+        "Arithmetic of the learner. none: float32. bf16: encoders, and on a GPU recurrent cores, compute in bfloat16, "
+        "while weights, heads, losses and optimiser stay in float32. tf32: matrix products on a GPU use "
+        "TensorFloat-32. The last two are less exact.",
+        choices=("none", "bf16", "tf32"),
+        extension=True,
+    ),
 )
 
 _NORMALISATION = (

@@ -162,6 +162,7 @@ EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("startup_timeout", "int", 300, None),
     ("ui", "str", "auto", ["auto", "rich", "plain", "none"]),
     ("weight_init_scope", "str", "effective", ["effective", "all"]),
+    ("mixed_precision", "str", "none", ["none", "bf16", "tf32"]),
     ("env_module", "str", None, None),
 ]
 EVERY_FLAG = TRAINING + EVALUATION + EXTENSIONS

@@ -44,6 +44,7 @@ def test_configuration_has_all_keys_in_order() -> None:
         "startup_timeout",
         "ui",
         "weight_init_scope",
+        "mixed_precision",
         "env_module",
         "machine_defaults",
     }

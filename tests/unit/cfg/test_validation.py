@@ -87,6 +87,7 @@ BROKEN: list[tuple[dict[str, Any], str]] = [
     (dict(batch_size=1000), "--batch_size=1000 cannot be divided by --rollout=32"),
     (dict(batch_size=16), "for example --batch_size=32"),
     (dict(lr_schedule="kl_adaptive_epoch", lr_adaptive_min=0.1), "--lr_adaptive_min=0.1 is above"),
+    (dict(mixed_precision="tf32", device="cpu"), "--mixed_precision=tf32 is arithmetic of GPUs"),
     (dict(with_pbt=True, pbt_perturb_min=2.0), "--pbt_perturb_min=2.0 is above"),
 ]
 
@@ -111,6 +112,8 @@ ACCEPTED: list[dict[str, Any]] = [
     dict(with_vtrace=True, normalize_returns=False, use_rnn=False),
     dict(exploration_loss="symmetric_kl"),
     dict(lr_adaptive_min=0.1),
+    dict(mixed_precision="bf16", device="cpu"),
+    dict(mixed_precision="tf32", device="gpu"),
     dict(pbt_perturb_min=2.0),
     dict(save_best_metric="z_episode/len"),
     dict(max_grad_norm=-1.0, continuous_tanh_scale=-1.0, save_milestones_sec=0),

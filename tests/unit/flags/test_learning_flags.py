@@ -12,6 +12,7 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.policy_update import advantages_and_targets, forward_minibatch
 from sample_factory.algo.utils.optimizers import Lamb
 from sample_factory.algo.utils.rl_utils import trajectories_per_training_iteration
+from sample_factory.algo.utils.torch_utils import allow_tf32
 from sample_factory.utils.attr_dict import AttrDict
 from tests.unit.learning.learner_setup import make_batch, make_cfg, make_env_info, make_learner, weights
 
@@ -309,3 +310,37 @@ def test_seed_of_the_weights(tmp_path: Path) -> None:
 
     assert torch.equal(first_weights(1), first_weights(1))
     assert not torch.equal(first_weights(1), first_weights(2))
+
+
+# --- arithmetic ---
+
+
+@pytest.mark.parametrize("use_rnn", [False, True])
+def test_mixed_precision(learner_with: Any, use_rnn: bool) -> None:
+    """bf16: the encoder rounds to 8 bits of mantissa; weights and everything after it are float32."""
+    flags = (*RAW, f"--use_rnn={use_rnn}", "--encoder_mlp_layers", "32", "--nonlinearity=relu")
+    outputs, gradients = {}, {}
+    for mixed_precision in ("none", "bf16"):
+        learner = learner_with(*flags, f"--mixed_precision={mixed_precision}")
+        batch = make_batch(learner)
+        data = AttrDict(learner._prepare_batch(batch)[0])
+        distribution, policy_loss, *_, value_loss, _ = learner._calculate_losses(data, 0)
+        (policy_loss + value_loss).backward()
+        assert distribution.raw_logits.dtype == torch.float32
+        outputs[mixed_precision] = distribution.raw_logits.detach()
+        gradients[mixed_precision] = learner.actor_critic.encoder.encoders["obs"].mlp_head[0].weight.grad
+        assert learner.train(batch) is not None
+        assert {p.dtype for p in learner.actor_critic.parameters()} == {torch.float32}
+    for exact, rounded in ((outputs["none"], outputs["bf16"]), (gradients["none"], gradients["bf16"])):
+        error = ((exact - rounded).norm() / exact.norm()).item()
+        assert 1e-5 < error < 0.05
+
+
+def test_mixed_precision_tf32_allows_it_on_gpus() -> None:
+    before = torch.get_float32_matmul_precision()
+    try:
+        allow_tf32()
+        assert torch.get_float32_matmul_precision() == "high"
+        assert torch.backends.cudnn.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -61,7 +61,7 @@ def test_environment_factories_see_their_flags() -> None:
 
 
 def test_sampler_layout() -> None:
-    """--num_workers, --num_envs_per_worker, --worker_num_splits, --num_policies, --policy_workers_per_policy"""
+    """--num_workers, --num_envs_per_worker, --num_policies, --policy_workers_per_policy"""
     flags = ("--num_workers=3", "--num_envs_per_worker=4", "--worker_num_splits=2", "--num_policies=2")
     cfg = sampling_cfg(*flags, "--policy_workers_per_policy=2")
     env_info = env_info_of(cfg)
@@ -72,13 +72,14 @@ def test_sampler_layout() -> None:
     assert len(sampler.rollout_workers) == 3
     worker = sampler.rollout_workers[-1]
     worker.init()
-    assert [len(runner.envs) for runner in worker.env_runners] == [2, 2]
+    assert [len(runner.envs) for runner in worker.env_runners] == [4]  # serial mode: one group
     env_ids = [env.unwrapped.env_config.env_id for runner in worker.env_runners for env in runner.envs]
     assert env_ids == [8, 9, 10, 11]
 
 
 def parallel_sampler(*flags: str) -> ParallelSampler:
-    cfg = sampling_cfg("--num_workers=3", "--num_envs_per_worker=4", "--worker_num_splits=2", *flags)
+    counts = ("--num_workers=3", "--num_envs_per_worker=4", "--worker_num_splits=2")
+    cfg = sampling_cfg("--serial_mode=False", *counts, *flags)
     env_info = env_info_of(cfg)
     buffer_mgr = BufferMgr(cfg, env_info)
     servers = {p: ParameterServer(p, buffer_mgr.policy_versions, serial_mode=False) for p in range(cfg.num_policies)}
@@ -86,7 +87,7 @@ def parallel_sampler(*flags: str) -> ParallelSampler:
 
 
 def test_inference_placement() -> None:
-    """--inference_placement: whose processes inference workers live in, and whether groups of environments take turns."""
+    """--inference_placement: whose processes inference workers live in; whether there are --worker_num_splits groups."""
     several = "--policy_workers_per_policy=2"
     cases = [
         (("--inference_placement=rollout", "--num_policies=2"), 3, 1, 3),

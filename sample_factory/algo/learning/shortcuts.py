@@ -1,0 +1,54 @@
+"""What a learner knows about its model and the minibatch in work, so that standard ones need fewer operations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from sample_factory.algo.learning.fused_losses import Tape
+from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
+from sample_factory.utils.typing import Config
+
+
+def computes_in_bfloat16(cfg: Config) -> bool:
+    """Whether ``--mixed_precision=bf16``; configurations of Sample Factory 2 do not have the flag."""
+    return getattr(cfg, "mixed_precision", "none") == "bf16"
+
+
+class Shortcuts:
+    """The standard network of the model, looked at once per iteration, and the tape of the minibatch in work."""
+
+    def __init__(self) -> None:
+        self._networks = NetworkOfModel()
+        self._known: tuple[StandardNetwork | None] | None = None  # while an iteration lasts
+        self.tape: Tape | None = None
+
+    def network(self, model: Any) -> StandardNetwork | None:
+        """``None`` if the model is not a standard one."""
+        return self._known[0] if self._known is not None else self._networks.get(model)
+
+    def training_network(self, model: Any, cfg: Config) -> StandardNetwork | None:
+        """The same for steps of the optimiser: shortcuts know float32 only."""
+        return None if computes_in_bfloat16(cfg) else self.network(model)
+
+    @contextmanager
+    def iteration(self, model: Any) -> Iterator[None]:
+        """A training iteration, during which nobody changes the structure of the model."""
+        self._known = (self._networks.get(model),)
+        try:
+            yield
+        finally:
+            self._known = None
+
+    @contextmanager
+    def recording(self, tape: Tape | None) -> Iterator[None]:
+        """The forward pass and losses of one minibatch: on the tape if there is one, else with autograd."""
+        self.tape = tape
+        try:
+            with torch.set_grad_enabled(tape is None):
+                yield
+        finally:
+            self.tape = None
