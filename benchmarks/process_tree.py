@@ -11,6 +11,7 @@ import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -81,6 +82,8 @@ class ProcessTree:
 
     def __init__(self, command: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+        # The benchmark unwinds, and with it ends what it has started.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
         self._reaped_sec = 0.0
         self.exit_code: int | None = None
         self.started_at = time.time()

@@ -113,7 +113,7 @@ def measure_case(args: argparse.Namespace, num_workers: int, decorrelate: bool) 
     name = f"{num_workers} worker{'s' if num_workers > 1 else ''}{'' if decorrelate else ', no decorrelation'}"
     flags = [*FLAGS, f"--num_workers={num_workers}", f"--decorrelate_envs_on_one_worker={decorrelate}"]
     pairs = []
-    for pair in range(args.pairs):
+    for pair in range(args.pairs if decorrelate else 1):
         original, ours = measure_pair(args.original, [*flags, f"--seed={pair}"], args.timeout)
         pairs.append((original, ours))
         print(f"{name}, pair {pair}: original {original}\n{name}, pair {pair}: ours     {ours}", flush=True)
@@ -145,10 +145,12 @@ def main() -> None:
     parser.add_argument("--no_write", action="store_true", help="print only")
     args = parser.parse_args()
 
-    rows = [row for num_workers in args.workers for row in measure_case(args, num_workers, decorrelate=True)]
-    rows += measure_case(args, max(args.workers), decorrelate=False)
-    if not args.no_write:
-        print(write_result("startup", rows))
+    rows: list[Row] = []
+    cases = [(num_workers, True) for num_workers in args.workers] + [(max(args.workers), False)]
+    for num_workers, decorrelate in cases:
+        rows += measure_case(args, num_workers, decorrelate)
+        if not args.no_write:  # after every case: runs take minutes
+            print(write_result("startup", rows))
 
 
 if __name__ == "__main__":
