@@ -13,6 +13,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.utils.typing import Config
 
 # Waking a thread and waiting for it costs some ten microseconds, and much more when cores are shared; a core does about
@@ -79,7 +80,10 @@ def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     asked = num_threads_from_environment()
     if asked is not None:
         return asked
-    others = cfg.num_workers + cfg.num_policies * cfg.policy_workers_per_policy + cfg.num_policies - 1
+    topology = sampling_topology(cfg)
+    others = cfg.num_workers + cfg.num_policies - 1
+    if not topology.inference_in_rollout_workers:
+        others += cfg.num_policies * topology.inference_workers_per_policy
     return choose_num_threads(3.0 * flops_per_sample(model, obs_space) * cfg.batch_size, num_usable_cores(), others)
 
 

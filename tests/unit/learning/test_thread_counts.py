@@ -74,7 +74,10 @@ def test_learner_counts_the_other_processes(tmp_path: Path, monkeypatch: pytest.
     argv = ("--use_rnn=True", "--rnn_size=256", "--batch_size=1024", "--rollout=32", "--policy_workers_per_policy=2")
     cfg = make_cfg(tmp_path, *argv, "--num_workers=7")
     model = make_learner(cfg, info).actor_critic
+    cfg.serial_mode = False
     assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7 - 2
+    cfg.policy_workers_per_policy = 1  # inside of the rollout workers
+    assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7
     cfg.num_workers = 32
     assert num_learner_threads(cfg, model, info.obs_space) == 4
     cfg.batch_size = 32
