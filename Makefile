@@ -82,6 +82,7 @@ PUFFERLIB_VENV ?= .venv-pufferlib
 PUFFERLIB_STAMP := $(PUFFERLIB_VENV)/.installed
 BENCH_STAMP := $(VENV)/.installed-bench
 SF2_BENCH_STAMP := $(SF2_VENV)/.installed-bench
+ORIGINAL := $(abspath $(SF2_VENV))/bin/python
 BENCH_WORKLOADS ?= all
 BENCH_PAIRS ?= 3
 BENCH_SECONDS ?= 30
@@ -107,16 +108,20 @@ $(PUFFERLIB_STAMP):
 	touch $(PUFFERLIB_STAMP)
 
 bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
-	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads $(BENCH_WORKLOADS) \
+	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads $(BENCH_WORKLOADS) \
 		--pairs=$(BENCH_PAIRS) --seconds=$(BENCH_SECONDS) --limits --save
+	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s W1d64 --omp=unset \
+		--pairs=1 --seconds=$(BENCH_SECONDS) --save
 	$(BIN)/python -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
 		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
-	$(BIN)/python -m benchmarks.scaling --original=$(SF2_VENV)/bin/python --save
+	$(BIN)/python -m benchmarks.scaling --original=$(ORIGINAL) --save
+	$(BIN)/python -m benchmarks.learner_step --original=$(ORIGINAL) --save
+	$(BIN)/python -m benchmarks.startup --original=$(ORIGINAL)
 	$(BIN)/python -m benchmarks.report
 
 # Minutes: two workloads, one pair each; prints and writes nothing.
 bench-quick: $(STAMP) $(SF2_STAMP)
-	$(BIN)/python -m benchmarks.compare --original=$(SF2_VENV)/bin/python --workloads W1 W1s --pairs=1 --seconds=20
+	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s --pairs=1 --seconds=20
 
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write

@@ -6,7 +6,8 @@
 compares with another checkout of this repository instead. Every run is a separate process tree that is killed
 ``--seconds`` after its first report of frames; original and ours take turns. Frames per second, CPU seconds and policy
 lag are those between the first report after a quarter of the run and the last one. Reports come every five seconds, so
-a run should not be shorter than 20 seconds. ``--save`` writes benchmarks/results/throughput/<workload>.json.
+a run should not be shorter than 20 seconds; slow workloads run longer than that. ``--save`` writes
+benchmarks/results/throughput/<workload>.json.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import statistics
 import sys
 import tempfile
@@ -26,7 +28,7 @@ from typing import Any
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
-from benchmarks.workloads import WORKLOADS, Workload, workload_names
+from benchmarks.workloads import OTHER_THREADS_SUFFIX, WORKLOADS, Workload, workload_names
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class Pairs:
     def _extra(self) -> dict[str, Any]:
         cpu = _ratio([(a.cpu_sec_per_million, b.cpu_sec_per_million) for a, b in self._neighbours()])
         pss = _ratio([(a.peak_pss_mib, b.peak_pss_mib) for a, b in self._neighbours()])
-        extra: dict[str, Any] = {"description": self.workload.description, "cpu_ratio": cpu, "pss_ratio": pss}
+        extra: dict[str, Any] = {"workload": self.workload.name, "description": self.workload.description}
+        extra |= {"cpu_ratio": cpu, "pss_ratio": pss}
         for name in ("policy_lag", "reward", "cpu_sec_per_million", "peak_pss_mib", "cores_busy"):
             for side, runs in (("ours", self.ours), ("original", self.original)):
                 values = [getattr(run, name) for run in runs if getattr(run, name) is not None]
@@ -97,6 +100,14 @@ class Pairs:
 def ours_side(extra_flags: Sequence[str] = ()) -> Side:
     """This checkout, with the interpreter that runs this program."""
     return Side("ours", sys.executable, REPOSITORY, ("--ui=plain", *extra_flags))
+
+
+def interpreter(path: str) -> str:
+    """Type of command line options: runs begin in other folders, and links must be kept, so no more than absolute."""
+    found = shutil.which(path)
+    if found is None:
+        raise argparse.ArgumentTypeError(f"no program {path!r}: give the Python of an environment")
+    return os.path.abspath(found)
 
 
 def _ratio(pairs: list[tuple[float, float]]) -> float:
@@ -120,13 +131,16 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             continue
         row = pairs.row()
+        result_name = name
+        if args.omp != "1":
+            result_name, row.label = f"{name}{OTHER_THREADS_SUFFIX}", f"{name}, OMP_NUM_THREADS {args.omp}"
         print(summary(row), flush=True)
-        results.append({"name": name, "row": {**vars(row)}, "runs": _runs(pairs)})
+        results.append({"name": result_name, "row": {**vars(row)}, "runs": _runs(pairs)})
         if args.save:
-            write_result(name, [row], runs=_runs(pairs), opponent=args.against or "sample-factory==2.1.1", omp=args.omp)
-    if args.json:
-        everything = {"machine": machine_info(), "commit": git_commit(), "results": results}
-        Path(args.json).write_text(json.dumps(everything, indent=2) + "\n")
+            write_result(result_name, [row], runs=_runs(pairs), omp=args.omp)
+        if args.json:
+            everything = {"machine": machine_info(), "commit": git_commit(), "results": results}
+            Path(args.json).write_text(json.dumps(everything, indent=2) + "\n")
     if failed:
         print(f"no result: {' '.join(failed)}")
     return 1 if failed else 0
@@ -134,7 +148,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", help="Python that has sample-factory 2.1.1 installed")
+    parser.add_argument("--original", type=interpreter, help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--against", help="another checkout of this repository to compare with instead")
     parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
     parser.add_argument("--pairs", type=int, default=3)
@@ -148,6 +162,8 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if bool(args.original) == bool(args.against):
         parser.error("say what to compare with: --original=PYTHON or --against=FOLDER")
+    if args.save and args.against:
+        parser.error("--save stores comparisons with the original: use --json=FILE with --against")
     return args
 
 
@@ -158,7 +174,7 @@ def _run_pairs(workload: Workload, original: Side, ours: Side, lock: MachineLock
         with lock, tempfile.TemporaryDirectory(prefix="sf_compare_") as folder:
             for side, runs in ((original, pairs.original), (ours, pairs.ours)):
                 command = side.command(workload, folder, seed)
-                run = measure(command, args.seconds, folder, side.environ(args.omp))
+                run = measure(command, args.seconds * workload.seconds_factor, folder, side.environ(args.omp))
                 runs.append(run)
                 print(f"{workload.name} pair {seed} {side.name:8} {measurement_text(run)}", flush=True)
             if args.limits:
@@ -189,7 +205,7 @@ def summary(row: Row) -> str:
     )
     if "fraction_ours" in extra:
         text += f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%})"
-    if "fraction_ours" in extra and WORKLOADS[row.label].has_pure_simulation:
+    if "fraction_ours" in extra and WORKLOADS[extra["workload"]].has_pure_simulation:
         ours, original = extra["simulation_fraction_ours"], extra["simulation_fraction_original"]
         text += f", {ours:.0%} of pure simulation ({original:.0%})"
     return text

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.results_io import REPOSITORY, Row, write_result
+
 CHILD = Path(__file__).with_name("learner_child.py")
-REPOSITORY = Path(__file__).resolve().parents[1]
 VECTOR = {"shape": [4], "dtype": "float32", "num_actions": 2}
 IMAGE = {"shape": [4, 84, 84], "dtype": "uint8", "num_actions": 6}
 WITHOUT_RNN = ("--use_rnn=False",)
@@ -42,6 +43,8 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         ),
     ),
 }
+
+ASKED = {"mlp_256": "3x", "gru_512": "1.3x", "convnet_atari": "1.3x"}
 
 
 @dataclass(frozen=True)
@@ -163,9 +166,28 @@ def print_row(result: dict[str, Any]) -> None:
     )
 
 
+def result_row(result: dict[str, Any]) -> Row:
+    """One measurement in the format of all throughput results."""
+    ours, original = (result["ms_per_step"][side]["median"] for side in ("ours", "original"))
+    ratio = result["ratio"]
+    case = result["workload"].partition("_vtrace")[0].partition("_epochs")[0]
+    return Row(
+        f"{result['workload']}, {result['omp_num_threads'] or 'default'} threads",
+        ours,
+        "ms per SGD step",
+        original,
+        ratio["median"],
+        ratio["min"],
+        ratio["max"],
+        ASKED.get(case),
+        {key: value for key, value in result.items() if key != "ratio"},
+    )
+
+
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", required=True, help="Python of an environment with sample-factory==2.1.1")
+    parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/learner_step.json")
     parser.add_argument("--cases", nargs="+", default=list(CASES), choices=list(CASES))
     parser.add_argument("--vtrace", nargs="+", type=int, default=[0, 1], choices=[0, 1])
     parser.add_argument("--epochs", nargs="+", type=int, default=[1, 4])
@@ -197,6 +219,8 @@ def main(argv: list[str] | None = None) -> int:
                     print_row(results[-1])
     if args.json is not None:
         args.json.write_text(json.dumps(results, indent=1) + "\n")
+    if args.save:
+        write_result("learner_step", [result_row(result) for result in results])
     return 0
 
 

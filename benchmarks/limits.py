@@ -2,17 +2,16 @@
 
     python -m benchmarks.limits --workloads W1 W1d64
 
-Measures in one minute, in as many processes at once as there are cores to use, the time of one frame in
+Measures in one minute
 
-- the environments: stepped with random actions,
-- the forward pass: normalisation, network and sampling, for all agents of a core at once,
-- the learner: forward, loss, backward and optimiser with the minibatches of the workload, per epoch.
+- pure simulation: as many processes as the workload has workers step its environments with random actions,
+- the CPU time of a frame there, from which pure simulation follows unless the environment waits instead of computing,
+- the CPU time of a frame in the forward pass: normalisation, network and sampling for all agents of a worker at once,
+- the CPU time of a frame in the learner: forward, loss, backward and optimiser with the minibatches of the workload.
 
-The latter two with this project's model and with the same network in bare PyTorch and NumPy (see limit_models.py): the
-fastest counts.
-
-``limit = cores / (env + forward + epochs * learn)``; where an environment waits instead of computing, its CPU time
-counts and the limit is not above pure simulation (all workers step, nothing else happens). Serial mode has one core.
+The latter two on one core while nothing else runs, with this project's model and with the same network in bare PyTorch
+and NumPy (see limit_models.py): the fastest counts. ``limit = cores / (env + forward + epochs * learn)``, but not more
+than pure simulation. Serial mode has one core.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
 
 _TIMEOUT_SEC = 180.0
 _WARM_UP_SHARE = 0.2
+_NUM_PARTS = 3
 
 
 @dataclass(frozen=True)
@@ -67,26 +67,30 @@ class Limits:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one process found, in seconds per frame; `simulation` is its number of frames per second."""
+    """What one process found, in seconds per frame: wall and CPU time of stepping, CPU time of acting and learning.
+
+    Only one of the processes measures the latter two; they are None at the others.
+    """
 
     env_sec: float
     env_cpu_sec: float
-    forward_sec: float
-    learn_sec: float
+    forward_sec: float | None = None
+    learn_sec: float | None = None
 
 
 def combine(probes: Sequence[Probe], cores: int, num_epochs: int, env_waits: bool) -> Limits:
-    """The limits of the whole machine from what processes found that ran at the same time."""
+    """The limits of the whole machine from what the processes found; their environments ran at the same time.
+
+    CPU time where something is computed: it does not depend on what else the machine does.
+    """
     env_sec = statistics.mean(probe.env_sec for probe in probes)
     env_cpu_sec = statistics.mean(probe.env_cpu_sec for probe in probes)
-    forward_sec = statistics.mean(probe.forward_sec for probe in probes)
-    learn_sec = statistics.mean(probe.learn_sec for probe in probes)
-    simulation = sum(1.0 / probe.env_sec for probe in probes)
-    busy_sec = env_cpu_sec if env_waits else env_sec
-    with_learner = cores / (busy_sec + forward_sec + num_epochs * learn_sec)
-    sampling = cores / (busy_sec + forward_sec)
+    forward_sec = next(probe.forward_sec for probe in probes if probe.forward_sec is not None)
+    learn_sec = next(probe.learn_sec for probe in probes if probe.learn_sec is not None)
     if env_waits:
-        with_learner, sampling = min(with_learner, simulation), min(sampling, simulation)
+        simulation = sum(1.0 / probe.env_sec for probe in probes)
+    else:
+        simulation = min(len(probes), cores) / env_cpu_sec
     return Limits(
         env_us=env_sec * 1e6,
         env_cpu_us=env_cpu_sec * 1e6,
@@ -94,18 +98,18 @@ def combine(probes: Sequence[Probe], cores: int, num_epochs: int, env_waits: boo
         learn_us=learn_sec * 1e6,
         cores=cores,
         simulation_frames_per_sec=simulation,
-        frames_per_sec=with_learner,
-        sampling_frames_per_sec=sampling,
+        frames_per_sec=min(simulation, cores / (env_cpu_sec + forward_sec + num_epochs * learn_sec)),
+        sampling_frames_per_sec=min(simulation, cores / (env_cpu_sec + forward_sec)),
     )
 
 
 def measure_limits(workload: Workload, seconds: float = 2.0) -> Limits:
-    """Measure now; each of the three parts runs for this long.
+    """Measure now; each part runs for this long.
 
     :raises RuntimeError: a process died or took too long.
     """
-    cores = 1 if workload.flag("serial_mode", "False") == "True" else os.cpu_count() or 1
-    num_processes = int(workload.flag("num_workers", "1")) if workload.env_waits else cores
+    is_serial = workload.flag("serial_mode", "False") == "True"
+    num_processes = int(workload.flag("num_workers", "1"))
     context = multiprocessing.get_context("spawn")
     barrier = context.Barrier(num_processes)
     receiver, sender = context.Pipe(duplex=False)
@@ -116,21 +120,21 @@ def measure_limits(workload: Workload, seconds: float = 2.0) -> Limits:
     for process in processes:
         process.start()
     probes: list[Probe] = []
+    num_epochs = 1
     deadline = time.monotonic() + _TIMEOUT_SEC
     while len(probes) < num_processes:
-        if not receiver.poll(1.0):
-            if time.monotonic() > deadline or any(process.exitcode not in (None, 0) for process in processes):
-                raise RuntimeError(f"{workload.name}: a process that measures the limits failed")
-            continue
-        num_epochs, probe = receiver.recv()
-        probes.append(probe)
+        if receiver.poll(1.0):
+            num_epochs, probe = receiver.recv()
+            probes.append(probe)
+        elif time.monotonic() > deadline or any(process.exitcode not in (None, 0) for process in processes):
+            raise RuntimeError(f"{workload.name}: a process that measures the limits failed")
     for process in processes:
         process.join()
-    return combine(probes, cores, num_epochs, workload.env_waits)
+    return combine(probes, 1 if is_serial else os.cpu_count() or 1, num_epochs, workload.env_waits)
 
 
 def _probe_main(idx: int, name: str, num_processes: int, seconds: float, barrier: Any, sender: Any) -> None:
-    """One process: prepares everything, then measures part after part at the same time as the others."""
+    """One process: steps environments at the same time as the others; the first then measures the model alone."""
     import torch
 
     from benchmarks.limit_models import model_functions
@@ -140,30 +144,29 @@ def _probe_main(idx: int, name: str, num_processes: int, seconds: float, barrier
     workload = WORKLOADS[name]
     cfg = _config(workload)
     step_envs = _env_stepper(workload, cfg, idx, num_processes)
+    barrier.wait(_TIMEOUT_SEC)
+    _call_repeatedly(step_envs, seconds * _WARM_UP_SHARE)
+    env_sec, env_cpu_sec = _call_repeatedly(step_envs, seconds)
+    barrier.wait(_TIMEOUT_SEC)
+    if idx > 0:
+        sender.send((cfg.num_epochs, Probe(env_sec, env_cpu_sec)))
+        return
     env = make_env(workload.env, cfg)
     num_rows = num_agents_per_process(cfg, getattr(env.unwrapped, "num_agents", 1), num_processes)
     acting, learning = model_functions(cfg, env.observation_space, env.action_space, num_rows)
-    barrier.wait(_TIMEOUT_SEC)
-    env_sec, env_cpu_sec = _time_per_frame(step_envs, seconds)
-    forward_sec, learn_sec = (
-        min(_together(barrier, function, seconds) for function in functions) for functions in (acting, learning)
-    )
+    forward_sec = min(_fastest_cpu_sec(function, seconds) for function in acting)
+    learn_sec = min(_fastest_cpu_sec(function, seconds) for function in learning)
     sender.send((cfg.num_epochs, Probe(env_sec, env_cpu_sec, forward_sec, learn_sec)))
 
 
-def _together(barrier: Any, function: Callable[[], int], seconds: float) -> float:
-    """Wall seconds per frame of a function that all processes run at the same time."""
-    barrier.wait(_TIMEOUT_SEC)
-    return _time_per_frame(function, seconds)[0]
-
-
-def _time_per_frame(function: Callable[[], int], seconds: float) -> tuple[float, float]:
-    """(wall, CPU) seconds per frame of a function that returns how many frames a call was; warms up first."""
+def _fastest_cpu_sec(function: Callable[[], int], seconds: float) -> float:
+    """CPU seconds per frame in the best part of the time, after a warm-up."""
     _call_repeatedly(function, seconds * _WARM_UP_SHARE)
-    return _call_repeatedly(function, seconds)
+    return min(_call_repeatedly(function, seconds / _NUM_PARTS)[1] for _ in range(_NUM_PARTS))
 
 
 def _call_repeatedly(function: Callable[[], int], seconds: float) -> tuple[float, float]:
+    """(wall, CPU) seconds per frame of a function that returns how many frames a call was."""
     start, start_cpu = time.perf_counter(), time.process_time()
     num_frames = 0
     while (elapsed := time.perf_counter() - start) < seconds or num_frames == 0:

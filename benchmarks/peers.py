@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.compare import Side, measurement_text, ours_side
+from benchmarks.compare import Side, interpreter, measurement_text, ours_side
 from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, paired_row, write_result
 from benchmarks.workloads import WORKLOADS
@@ -104,8 +104,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _parse_args(argv: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peers_python", required=True, help="Python with stable-baselines3 and torch")
-    parser.add_argument("--pufferlib_python", help="Python with pufferlib 2.0 and torch")
+    parser.add_argument(
+        "--peers_python", type=interpreter, required=True, help="Python with stable-baselines3 and torch"
+    )
+    parser.add_argument("--pufferlib_python", type=interpreter, help="Python with pufferlib 2.0 and torch")
     parser.add_argument("--only", nargs="+", choices=[peer.name for peer in PEERS], metavar="PEER")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one run after its start-up")

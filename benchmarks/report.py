@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.report_figures import draw_figures
 from benchmarks.results_io import REPOSITORY, RESULTS_DIR, read_results
-from benchmarks.workloads import COMMON, WORKLOADS
+from benchmarks.workloads import COMMON, WORKLOADS, result_names
 
 Result = dict[str, Any]
 ResultRow = dict[str, Any]
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def page(results: Mapping[str, Result], figures: Sequence[str] = ()) -> str:
     """The whole page; `figures` are names of image files beside it, "throughput_<section>.png"."""
-    workloads = {name: results[name] for name in WORKLOADS if name in results}
+    workloads = {name: results[name] for name in result_names() if name in results}
     sections = [
         _HEADER,
         _section("Next to the original", workload_table(workloads), "throughput_ratios.png", figures),
@@ -62,7 +62,7 @@ def page(results: Mapping[str, Result], figures: Sequence[str] = ()) -> str:
         _section("Next to other libraries", peer_table(results.get("peers")), "throughput_peers.png", figures),
         _section("Workers and environments", scaling_table(results.get("scaling")), "throughput_scaling.png", figures),
     ]
-    for name in [*_OTHERS, *sorted(set(results) - set(WORKLOADS) - set(_OTHERS) - {"peers", "scaling"})]:
+    for name in [*_OTHERS, *sorted(set(results) - set(workloads) - set(_OTHERS) - {"peers", "scaling"})]:
         if name in results:
             title, text = _OTHERS.get(name, (name.replace("_", " ").capitalize(), ""))
             sections.append(_section(title, f"{text}\n\n{generic_table(results[name]['rows'])}".strip(), "", figures))
@@ -88,17 +88,18 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
     header = ("workload", "env", "forward", "learner", "limit", "here", "original", "aim", "of pure simulation")
     rows = []
     for row in _rows_with(workloads.values(), "limit"):
-        parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env", "forward", "learn")]
-        pure = _percent(row["simulation_fraction_ours"]) if WORKLOADS[row["label"]].has_pure_simulation else ""
+        parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env_cpu", "forward", "learn")]
+        pure = _percent(row["simulation_fraction_ours"]) if WORKLOADS[row["workload"]].has_pure_simulation else ""
         fractions = (_percent(row["fraction_ours"]), _percent(row["fraction_original"]))
         aim = _percent(row.get("asked_fraction"))
         rows.append((row["label"], *parts, _number(row["limit"]), *fractions, aim, pure))
     if not rows:
         return ""
     text = (
-        "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, per frame and "
-        "core, measured with this project's model and minibatches between the runs (`python -m benchmarks.limits`). "
-        "Pure simulation steps the environments with random actions and does nothing else.\n\n"
+        "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, in CPU time per "
+        "frame, measured between the runs with the fastest of this project's model and the same network in bare "
+        "PyTorch and NumPy (`python -m benchmarks.limits`). It is not above pure simulation: workers that step their "
+        "environments with random actions and do nothing else. Serial mode has one core.\n\n"
     )
     return text + _table(header, rows)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.workloads import WORKLOADS
+from benchmarks.workloads import result_names
 
 _OURS, _ORIGINAL, _AIM = "#1f77b4", "#b0b0b0", "#d62728"
 _LABELS = {
@@ -23,7 +23,7 @@ def draw_figures(results: Mapping[str, Any], folder: Path) -> list[str]:
         raise SystemExit('The figures need matplotlib: pip install -e ".[bench]", or run with --no_figures') from error
     matplotlib.use("Agg")
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [row for name in WORKLOADS if name in results for row in results[name]["rows"]]
+    rows = [row for name in result_names() if name in results for row in results[name]["rows"]]
     figures = {
         "throughput_ratios.png": _ratios(rows),
         "throughput_limits.png": _limits([row for row in rows if "fraction_ours" in row]),

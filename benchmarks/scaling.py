@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.compare import Side, measurement_text, ours_side
+from benchmarks.compare import Side, interpreter, measurement_text, ours_side
 from benchmarks.measuring import LOCK_HELP, MachineLock, TooFewReports, measure
 from benchmarks.results_io import Row, paired_row, write_result
 from benchmarks.workloads import WORKLOADS, Workload
@@ -85,7 +85,7 @@ def scaling_row(point: Point, speeds: dict[str, list[float]]) -> Row:
 
 def _parse_args(argv: list[str] | None) -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--original", help="Python that has sample-factory 2.1.1 installed")
+    parser.add_argument("--original", type=interpreter, help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W1z_vector"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--seconds", type=float, default=20.0, help="length of one run after its start-up")

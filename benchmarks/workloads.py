@@ -50,7 +50,8 @@ class Workload:
 
     `asked` is a ratio to the original, `asked_fraction` a share of what the machine could do at most (see limits.py).
     `has_pure_simulation` says that the share of stepping environments alone is the interesting one, `env_waits` that a
-    step of the environment takes time, but no CPU, `is_sampling` that there is no learner.
+    step of the environment takes time, but no CPU, `is_sampling` that there is no learner. `seconds_factor` lengthens
+    runs that make few batches in the usual time.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Workload:
     asked: float | None = None
     asked_fraction: float | None = None
     has_pure_simulation: bool = False
+    seconds_factor: float = 1.0
     env_waits: bool = False
     is_sampling: bool = False
 
@@ -100,7 +102,9 @@ _ALL = (
     Workload("W1s", "CartPole, MLP 64x64, serial", "CartPole-v1", (*_MLP, *_LEARNING, *_SERIAL), 5.0),
     Workload("W1z_vector", "environment at no cost, 4 floats", "bench_zero_vector", _W1, 10.0),
     Workload("W1z_image", "environment at no cost, 84x84x4 bytes", "bench_zero_image", _W1, 3.0),
-    Workload("W1d4", "CartPole, all defaults, 2 workers", "CartPole-v1", ("--num_workers=2",), 2.0, 0.8),
+    Workload(
+        "W1d4", "CartPole, all defaults, 2 workers", "CartPole-v1", ("--num_workers=2",), 2.0, 0.8, seconds_factor=2.0
+    ),
     Workload(
         "W1d64",
         "CartPole, all defaults, 2 workers x 32 environments",
@@ -109,9 +113,7 @@ _ALL = (
         1.5,
         0.8,
     ),
-    Workload(
-        "W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, has_pure_simulation=True, env_waits=True
-    ),
+    Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, True, True),
     Workload(
         "W2_lognormal",
         "environment that sleeps 0.2 to 20 ms, unevenly",
@@ -121,6 +123,7 @@ _ALL = (
         0.9,
         has_pure_simulation=True,
         env_waits=True,
+        seconds_factor=2.5,
     ),
     _batched(64, 1024, 4.0),
     _batched(1024, 8192, 3.0),
@@ -140,7 +143,15 @@ _ALL = (
         ),
         3.0,
     ),
-    Workload("Pong", "Atari Pong, convolutional network, 1 epoch", "bench_pong", _ATARI, has_pure_simulation=True),
+    Workload(
+        "Pong",
+        "Atari Pong, convolutional network, 1 epoch",
+        "bench_pong",
+        _ATARI,
+        has_pure_simulation=True,
+        env_waits=True,
+        seconds_factor=2.5,
+    ),
     Workload(
         "Pong_sampling",
         "Atari Pong, convolutional network, no learner",
@@ -149,8 +160,12 @@ _ALL = (
         asked_fraction=0.9,
         has_pure_simulation=True,
         is_sampling=True,
+        seconds_factor=1.5,
     ),
 )
+
+# Ends the name of a result that was not measured with one thread per process.
+OTHER_THREADS_SUFFIX = "_threads"
 
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
@@ -158,3 +173,8 @@ WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 def workload_names(chosen: Sequence[str]) -> list[str]:
     """The names given on a command line, where "all" stands for every workload."""
     return list(WORKLOADS) if "all" in chosen else list(chosen)
+
+
+def result_names() -> list[str]:
+    """Names that results of workloads may have, in the order of the table."""
+    return [name + suffix for suffix in ("", OTHER_THREADS_SUFFIX) for name in WORKLOADS]

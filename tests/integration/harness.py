@@ -36,6 +36,9 @@ TINY = (
 )
 SYNC = ("--async_rl=False", "--num_batches_per_epoch=1", "--batch_size=64")
 SERIAL = ("--serial_mode=True",)
+# Of all runs started from here, unless the test chooses itself; conftest.py sets it.
+placement = "auto"
+TRAINING_MODULES = ("sf_examples.train_gym_env",)
 MODES = {"async": (), "sync": SYNC, "serial_async": SERIAL, "serial_sync": (*SERIAL, *SYNC)}
 
 
@@ -72,7 +75,8 @@ def parse(train_dir: Path, *args: str, env: str = "CartPole-v1", add_args=None, 
 
 def train(train_dir: Path, *args: str, env: str = "CartPole-v1", add_args=None, observer=None) -> tuple[int, Runner]:
     """A tiny training in this process (and its children); returns the exit code and the runner."""
-    _, runner = make_runner(parse(train_dir, *TINY, *args, env=env, add_args=add_args))
+    args = (*TINY, f"--inference_placement={placement}", *args)
+    _, runner = make_runner(parse(train_dir, *args, env=env, add_args=add_args))
     if observer is not None:
         runner.register_observer(observer)
     status = runner.init()
@@ -103,6 +107,8 @@ def cli(*args: str, module: str = "sf_examples.train_gym_env", sigint=signal.SIG
     tests in the background makes it "ignore").
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    if module in TRAINING_MODULES and "--help" not in args:
+        args = (f"--inference_placement={placement}", *args)
     process = subprocess.Popen(
         [sys.executable, "-m", module, *args],
         stdout=subprocess.PIPE,

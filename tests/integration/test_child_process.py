@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from signal_slot.signal_slot import EventLoopObject
 
 from sample_factory.algo.utils.child_process import ChildProcess
-from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
+from sample_factory.algo.utils.multiprocessing_utils import _PRELOADED_MODULES, get_mp_ctx
 
 pytestmark = pytest.mark.multiproc
 
@@ -115,3 +116,21 @@ def test_q39_children_die_with_a_killed_main_process():
     main.wait()
     _gone, alive = psutil.wait_procs([child], timeout=5)
     assert not alive
+
+
+def report_own_memory(sender):
+    sender.send((gc.get_freeze_count(), [module for module in _PRELOADED_MODULES if module not in sys.modules]))
+
+
+def test_what_the_fork_server_has_loaded_is_not_touched_by_garbage_collections_of_its_children():
+    """A full collection in a child would make private copies of nearly all of it."""
+    mp_ctx = get_mp_ctx(serial=False)
+    if mp_ctx.get_start_method() != "forkserver":
+        return  # nothing is shared on this platform
+    receiver, sender = mp_ctx.Pipe(duplex=False)
+    process = mp_ctx.Process(target=report_own_memory, args=(sender,))
+    process.start()
+    num_frozen, not_loaded = receiver.recv()
+    process.join(30)
+    assert num_frozen > 100_000
+    assert not_loaded == []

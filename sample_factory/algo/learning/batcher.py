@@ -49,12 +49,34 @@ class PendingRows(NamedTuple):
 
 
 def copy_rows(src: dict[str, Any], src_rows: slice | np.ndarray, dst: dict[str, Any], dst_rows: slice) -> None:
-    """Copy trajectories, all fields, between tensors that may live on different devices."""
-    for key, tensor in dst.items():
-        if isinstance(tensor, dict):
-            copy_rows(src[key], src_rows, tensor, dst_rows)
+    """Copy trajectories, all fields. Both sides are tensors, on any device, or both are what :func:`copyable` gave."""
+    for key, target in dst.items():
+        if isinstance(target, dict):
+            copy_rows(src[key], src_rows, target, dst_rows)
+        elif isinstance(target, np.ndarray):
+            target[dst_rows] = src[key][src_rows]
         else:
-            tensor[dst_rows].copy_(src[key][src_rows], non_blocking=True)
+            target[dst_rows].copy_(src[key][src_rows], non_blocking=True)
+
+
+# Items of these sizes are copied as one number.
+_WIDE_TYPES = {2: np.int16, 4: np.int32, 8: np.int64, 16: np.complex128}
+
+
+def copyable(tensors: dict[str, Any]) -> dict[str, Any]:
+    """The same CPU memory in the form that is cheapest to copy.
+
+    Trajectories are stored step after step, batches row after row: copying transposes, item by item. NumPy does that
+    with less overhead than torch, and it pays to make whole vectors the items where a type of their size exists.
+    """
+    return {key: copyable(t) if isinstance(t, dict) else _wide_items(t.numpy()) for key, t in tensors.items()}
+
+
+def _wide_items(array: np.ndarray) -> np.ndarray:
+    """``[N, T, k]`` as ``[N, T]`` of wider items if ``k`` values have the size of a number, else the array itself."""
+    wide = _WIDE_TYPES.get(array[0, 0].nbytes)
+    is_dense = array.ndim == 3 and array.strides[-1] == array.itemsize
+    return array.view(wide)[..., 0] if is_dense and wide is not None else array
 
 
 class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
@@ -67,6 +89,9 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         self.policy_id, self.env_info, self.buffer_mgr = policy_id, env_info, buffer_mgr
         self.trajectories_per_batch = buffer_mgr.trajectories_per_training_iteration
         self.training_batches: list[TensorDict] = []
+        # The same memory as copying wants it, see `copyable`; only for devices on which that is possible.
+        self._copy_sources: dict[Device, dict[str, Any]] = {}
+        self._copy_targets: list[dict[str, Any]] = []
 
         self._pending: deque[PendingRows] = deque()
         self._free_slots: deque[int] = deque()
@@ -100,6 +125,10 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
             )
             self._free_slots.append(slot)
             self._blocks_of_slot[slot] = []
+        if device.type == "cpu":
+            self._copy_targets = [copyable(batch) for batch in self.training_batches]
+            sources = self.buffer_mgr.traj_tensors_torch
+            self._copy_sources = {"cpu": copyable(sources["cpu"])} if "cpu" in sources else {}
         self.start_heartbeat()
         self.initialized.emit()
         self._form_batches()  # rollouts may have arrived before
@@ -150,12 +179,13 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
 
         start = self._num_formed_rows
         self._num_formed_rows += pending.num_rows()
-        copy_rows(
-            self.buffer_mgr.traj_tensors_torch[pending.device],
-            pending.rows,
-            self.training_batches[self._forming_slot],
-            slice(start, self._num_formed_rows),
-        )
+        rows = slice(start, self._num_formed_rows)
+        source = self._copy_sources.get(pending.device)
+        if source is not None:
+            copy_rows(source, pending.rows, self._copy_targets[self._forming_slot], rows)
+        else:
+            tensors = self.buffer_mgr.traj_tensors_torch[pending.device]
+            copy_rows(tensors, pending.rows, self.training_batches[self._forming_slot], rows)
         if is_last_part:
             if self.cfg.async_rl:
                 self.buffer_mgr.release(self.policy_id, pending.block_idx)

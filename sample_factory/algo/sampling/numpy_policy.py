@@ -90,24 +90,25 @@ class _Normalizer:
         self._scale = 1.0 / normalizer.scale if key == _SCALED_KEY and normalizer.should_scale else None
         running = normalizer.running_mean_std
         self._module = None if running is None else running.running_mean_std._modules.get(key)
-        self._constants: Any = None
+        clip = float(getattr(self._module, "clip", 0.0))
+        self._low, self._high = np.float32(-clip), np.float32(clip)
         self._buffers: dict[int, np.ndarray] = {}
 
     @property
     def is_supported(self) -> bool:
         module = self._module
-        return module is None or (type(module) is RunningMeanStdInPlace and not module.norm_only)
+        if module is None:
+            return True
+        return type(module) is RunningMeanStdInPlace and not (module.norm_only or module.per_channel)
 
     def refresh(self) -> None:
         if self._module is None:
             return
-        constants = self._module.constants()  # type: ignore[operator]
-        if constants is not self._constants:
-            self._constants = constants
-            mean, _, inverse_std = constants
-            self._mean, self._inverse_std = mean.numpy(), inverse_std.numpy()
-            clip = self._module.clip
-            self._low, self._high = np.float32(-clip), np.float32(clip)  # type: ignore[operator, arg-type]
+        # As RunningMeanStdInPlace.constants() does, without its cache: this is called when the statistics have changed.
+        module: Any = self._module
+        self._mean = module.running_mean.numpy().astype(np.float32)
+        variance = module.running_var.numpy().astype(np.float32)
+        self._inverse_std = np.float32(1.0) / np.sqrt(variance + np.float32(module.eps))
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         out = self._buffers.get(len(x))

@@ -44,6 +44,8 @@ from sample_factory.utils.utils import (
 _NO_CONTEXT = nullcontext()
 _NICENESS_OFFSET = 10
 _REPORT_INTERVAL_SEC = 3.0
+# Many small episodes end every millisecond; a message each would keep the main process busy.
+_EPISODES_INTERVAL_SEC = 0.2
 _TIME_SHARES = {
     "rollout: env": "env_step",
     "rollout: record": "overhead",
@@ -112,7 +114,9 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self._is_decorrelated = cfg.benchmark
         self._pause_until = 0.0  # monotonic time
         self._time_shares = TimeShares(self.timing, _TIME_SHARES)
+        self._episode_reports: list[dict[str, Any]] = []
         self._report_timer: PeriodicTimer | None = None
+        self._episodes_timer: PeriodicTimer | None = None
         self.is_initialized = False
 
     @signal
@@ -140,6 +144,9 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self.env_runners.append(runner)
         self.is_initialized = True
         self.event_loop.add_poller(self)
+        if not cfg.serial_mode:
+            self._episodes_timer = PeriodicTimer(self.event_loop, _EPISODES_INTERVAL_SEC)
+            self._episodes_timer.timeout.connect(self._report_episodes)
         if self.worker_idx == 0:  # the others spend their time alike
             self._report_timer = PeriodicTimer(self.event_loop, _REPORT_INTERVAL_SEC)
             self._report_timer.timeout.connect(self._report_time_shares)
@@ -147,6 +154,11 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
 
     def _report_time_shares(self) -> None:
         self.report_msg.emit({TIME_SHARES: self._time_shares.report()})
+
+    def _report_episodes(self) -> None:
+        if self._episode_reports:
+            self.report_msg.emit(self._episode_reports)
+            self._episode_reports = []
 
     def on_update_training_info(self, training_info: dict[PolicyID, dict[str, Any]]) -> None:
         for policy_id, info in training_info.items():
@@ -169,8 +181,10 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         if self.is_stopped:
             return
         self.event_loop.remove_poller(self)
-        if self._report_timer is not None:
-            self._report_timer.stop()
+        self._report_episodes()
+        for timer in (self._report_timer, self._episodes_timer):
+            if timer is not None:
+                timer.stop()
         for runner in self.env_runners:
             runner.close()
         super().on_stop(*args)
@@ -217,7 +231,10 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self._remaining_rollouts[split_idx] -= 1
             self._send_finished_rollouts(finished)
         if episodic_stats:
-            self.report_msg.emit(episodic_stats)
+            self._episode_reports += episodic_stats
+            if self._episodes_timer is None:
+                # At once in serial mode: what follows from rewards must not depend on the clock.
+                self._report_episodes()
         if not self._pause_until:
             self._request_actions(split_idx, runner)
 

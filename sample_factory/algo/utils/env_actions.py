@@ -59,10 +59,26 @@ class BatchedActionConverter:
 
     def __call__(self, actions: Tensor | np.ndarray, gpu_actions: bool = False, to_numpy: bool = True) -> Any:
         if isinstance(actions, np.ndarray):
+            if to_numpy and not gpu_actions:
+                return self._convert_arrays(actions)
             actions = torch.from_numpy(actions)
         parts = torch.split(actions, self._splits, dim=-1) if self._is_mixed else [actions]
         converted = [self._convert(part, i, gpu_actions=gpu_actions, to_numpy=to_numpy) for i, part in enumerate(parts)]
         return converted if self._is_mixed else converted[0]
+
+    def _convert_arrays(self, actions: np.ndarray) -> Any:
+        """From array to array, without memory in common: environments keep their last action."""
+        if not self._is_mixed:
+            return self._convert_array(actions, 0)
+        bounds = np.cumsum([0, *self._splits]).tolist()
+        return [self._convert_array(actions[..., first:last], i) for i, (first, last) in enumerate(pairwise(bounds))]
+
+    def _convert_array(self, actions: np.ndarray, part_idx: int) -> np.ndarray:
+        if not self._is_discrete[part_idx]:
+            return actions.copy()
+        start = self._starts[part_idx]
+        converted = actions.astype(np.int32) if start is None else (actions + start).astype(np.int32)
+        return converted[..., 0] if converted.ndim > 1 and converted.shape[-1] == 1 else converted
 
     def _convert(self, actions: Tensor, part_idx: int, gpu_actions: bool, to_numpy: bool) -> Tensor | np.ndarray:
         is_discrete, start = self._is_discrete[part_idx], self._starts[part_idx]

@@ -9,6 +9,9 @@ import gymnasium as gym
 from sample_factory.algo.utils.gymnasium_utils import get_env_attr
 from sample_factory.utils.typing import Env
 
+OBS_KEY = "obs"  # of observations that are no dicts
+RESET_INFO_KEY = "reset_info"  # in the info of the last step: the info of the reset that followed
+
 
 def get_multiagent_info(env: Env) -> tuple[bool, int]:
     """``(is_multiagent, num_agents)``. Defaults: one agent; multi-agent if there is more than one."""

@@ -20,18 +20,22 @@ from gymnasium import spaces
 from torch import Tensor
 
 from sample_factory.algo.utils.env_actions import is_mixed_tuple
-from sample_factory.algo.utils.env_interfaces import (
-    RewardShapingInterface,
-    TrainingInfoInterface,
-    find_training_info_interface,
-    find_wrapper_interface,
+from sample_factory.algo.utils.env_interfaces import find_wrapper_interface
+from sample_factory.algo.utils.env_layer import (
+    OBS_KEY,
+    RESET_INFO_KEY,
+    EnvLayer,
+    get_multiagent_info,
+    is_multiagent_env,
 )
-from sample_factory.algo.utils.env_layer import EnvLayer, get_multiagent_info, is_multiagent_env
+from sample_factory.algo.utils.sequential_vec_env import SequentialVectorizeWrapper
 from sample_factory.algo.utils.vector_env_adapter import VectorEnvAdapter, adapt_vector_env
 from sample_factory.utils.dicts import list_of_dicts_to_dict_of_lists
 from sample_factory.utils.typing import Config, Env
 
 __all__ = [
+    "OBS_KEY",
+    "RESET_INFO_KEY",
     "BatchedDictObservationsWrapper",
     "BatchedListToDictWrapper",
     "BatchedMultiAgentWrapper",
@@ -45,9 +49,6 @@ __all__ = [
     "make_env_func_batched",
     "make_env_func_non_batched",
 ]
-
-OBS_KEY = "obs"
-RESET_INFO_KEY = "reset_info"
 
 
 def _dict_obs_space(space: gym.Space) -> spaces.Dict:
@@ -193,7 +194,10 @@ class BatchedVecEnv(EnvLayer):
 
     def __init__(self, env: Env):
         env = adapt_vector_env(env)
-        if not isinstance(env.observation_space, spaces.Dict):
+        # What the layers below do to an environment, for callers that do it for many environments at once.
+        self.single_agent_env: Env | None = None if is_multiagent_env(env) else env
+        self.wraps_obs = not isinstance(env.observation_space, spaces.Dict)
+        if self.wraps_obs:
             env = BatchedDictObservationsWrapper(env)
         env = BatchedListToDictWrapper(env) if is_multiagent_env(env) else BatchedMultiAgentWrapper(env)
         super().__init__(env)
@@ -236,150 +240,6 @@ class BatchedVecEnv(EnvLayer):
             }
         converters = self._obs_converters
         return {key: converters[key](value) for key, value in obs.items()}
-
-
-class SequentialVectorizeWrapper(TrainingInfoInterface, RewardShapingInterface, EnvLayer):
-    """Several batched environments stepped one after another as one with ``n * A`` agents.
-
-    All tensors returned are views of the same memory in every step: copy what you want to keep.
-    """
-
-    def __init__(self, envs: Sequence[BatchedVecEnv]):
-        EnvLayer.__init__(self, envs[0])
-        TrainingInfoInterface.__init__(self)
-        self.envs = list(envs)
-        self.agents_per_env: int = self.envs[0].num_agents
-        assert all(env.num_agents == self.agents_per_env for env in self.envs), "number of agents must be equal"
-        self.is_multiagent, self.num_agents = True, self.agents_per_env * len(self.envs)
-        self._rows = [slice(i * self.agents_per_env, (i + 1) * self.agents_per_env) for i in range(len(self.envs))]
-        self._action_is_list = is_mixed_tuple(self.action_space)
-        self._are_single_agent = all(isinstance(env.env, BatchedMultiAgentWrapper) for env in self.envs)
-        self._obs: dict[str, _Slab] | None = None
-        self._step_slabs: tuple[_Slab, _Slab, _Slab] | None = None
-        self._training_info_interfaces = [find_training_info_interface(env) for env in self.envs]
-        self._reward_shaping_interfaces = [find_wrapper_interface(env, RewardShapingInterface) for env in self.envs]
-
-    def reset(self, **kwargs: Any) -> tuple[dict[str, Tensor], Any]:
-        infos: list = []
-        for env, rows in zip(self.envs, self._rows, strict=True):
-            obs, env_infos = env.raw_reset(**kwargs)
-            if self._obs is None:
-                self._obs = self._allocate_obs(env._convert_obs(obs))
-            for key, slab in self._obs.items():
-                slab.write_batch(rows, obs[key])
-            infos.append(env_infos)
-            if "seed" in kwargs:
-                kwargs["seed"] += 1
-        assert self._obs is not None
-        return {key: slab.tensor for key, slab in self._obs.items()}, _join_infos(infos, self.agents_per_env)
-
-    def step(self, action: Any) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]:
-        assert self._obs is not None, "reset() must be called before step()"
-        infos: list = []
-        write = _Slab.write_single if self._are_single_agent else _Slab.write_batch
-        for env, rows in zip(self.envs, self._rows, strict=True):
-            env_action = [part[rows] for part in action] if self._action_is_list else action[rows]
-            obs, rewards, terminated, truncated, env_infos = env.env.step(env_action)
-            if self._step_slabs is None:
-                self._step_slabs = self._allocate_step_slabs(rewards)
-            reward_slab, terminated_slab, truncated_slab = self._step_slabs
-            for key, slab in self._obs.items():
-                write(slab, rows, obs[key])
-            write(reward_slab, rows, rewards)
-            write(terminated_slab, rows, terminated)
-            write(truncated_slab, rows, truncated)
-            infos.append(env_infos)
-        assert self._step_slabs is not None
-        reward_slab, terminated_slab, truncated_slab = self._step_slabs
-        obs_tensors = {key: slab.tensor for key, slab in self._obs.items()}
-        joined_infos = _join_infos(infos, self.agents_per_env)
-        return obs_tensors, reward_slab.tensor, terminated_slab.tensor, truncated_slab.tensor, joined_infos
-
-    def close(self) -> None:
-        for env in self.envs:
-            env.close()
-
-    def set_training_info(self, training_info: dict[str, Any]) -> None:
-        self.training_info = training_info
-        for interface in self._training_info_interfaces:
-            if interface is not None:
-                interface.set_training_info(training_info)
-
-    def get_default_reward_shaping(self) -> dict[str, Any] | None:
-        interface = self._reward_shaping_interfaces[0]
-        return None if interface is None else interface.get_default_reward_shaping()
-
-    def set_reward_shaping(self, reward_shaping: dict[str, Any], agent_idx: int | slice) -> None:
-        """:param agent_idx: slice over all ``n * A`` agents."""
-        assert isinstance(agent_idx, slice), (
-            f"reward shaping of a vectorised environment needs a slice, got {agent_idx}"
-        )
-        agents_of_env: dict[int, list[int]] = {}
-        for idx in range(*agent_idx.indices(self.num_agents)):
-            agents_of_env.setdefault(idx // self.agents_per_env, []).append(idx % self.agents_per_env)
-        for env_idx, agents in agents_of_env.items():
-            interface = self._reward_shaping_interfaces[env_idx]
-            if interface is not None:
-                step = agents[1] - agents[0] if len(agents) > 1 else 1
-                interface.set_reward_shaping(reward_shaping, slice(agents[0], agents[-1] + 1, step))
-
-    def _allocate_obs(self, sample: dict[str, Tensor]) -> dict[str, _Slab]:
-        return {
-            key: _Slab(self.num_agents, value.shape[1:], value.dtype, value.device) for key, value in sample.items()
-        }
-
-    def _allocate_step_slabs(self, rewards: Any) -> tuple[_Slab, _Slab, _Slab]:
-        device = rewards.device if isinstance(rewards, Tensor) else torch.device("cpu")
-        n = self.num_agents
-        return (
-            _Slab(n, (), torch.float32, device),
-            _Slab(n, (), torch.bool, device),
-            _Slab(n, (), torch.bool, device),
-        )
-
-
-def _join_infos(infos: list[Any], agents_per_env: int) -> Any:
-    """Infos of several environments as those of one: lists are concatenated, dicts of batches merged key by key.
-
-    In dicts, values per agent are concatenated; other tensors and numbers (means over agents) are averaged.
-    """
-    if not isinstance(infos[0], dict):
-        return [agent_info for env_infos in infos for agent_info in env_infos]
-    joined: dict[str, Any] = {}
-    for key in infos[0]:
-        values = [env_infos[key] for env_infos in infos if key in env_infos]
-        if isinstance(values[0], dict):
-            joined[key] = _join_infos(values, agents_per_env)
-        elif isinstance(values[0], (Tensor, np.ndarray)) and np.ndim(values[0]) > 0:
-            tensors = [torch.as_tensor(value) for value in values]
-            is_per_agent = len(tensors[0]) == agents_per_env
-            joined[key] = torch.cat(tensors) if is_per_agent else torch.stack(tensors).float().mean(0)
-        elif isinstance(values[0], (Tensor, np.number, int, float)):
-            joined[key] = torch.as_tensor([float(value) for value in values]).mean()
-    return joined
-
-
-class _Slab:
-    """Tensor ``[N, *shape]`` written in rows; on the CPU through a NumPy view, which is several times cheaper."""
-
-    def __init__(self, num_rows: int, shape: Sequence[int], dtype: torch.dtype, device: torch.device):
-        self.tensor = torch.empty([num_rows, *shape], dtype=dtype, device=device)
-        self._array = self.tensor.numpy() if device.type == "cpu" else None
-
-    def write_single(self, rows: slice, values: list) -> None:
-        """A list with one element: a row or scalar write costs a fraction of a slice write."""
-        if self._array is None or isinstance(values[0], Tensor):
-            self.tensor[rows.start] = values[0]
-        else:
-            self._array[rows.start] = values[0]
-
-    def write_batch(self, rows: slice, value: Any) -> None:
-        if isinstance(value, list) and isinstance(value[0], Tensor):
-            value = torch.stack(value)
-        if self._array is None or isinstance(value, Tensor):
-            self.tensor[rows] = value
-        else:
-            self._array[rows] = value
 
 
 def make_env_func_batched(cfg: Config, env_config: Any, render_mode: str | None = None) -> BatchedVecEnv:

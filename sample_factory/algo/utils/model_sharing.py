@@ -30,24 +30,51 @@ _MIN_LOG_INTERVAL_SEC = 5.0
 _ALIGNMENT = 16  # bytes; every tensor of the flat buffer starts at a multiple of it
 
 
-def _state_tensors(module: nn.Module) -> list[Tensor]:
-    """Parameters and buffers in registration order, detached: what one version of the weights consists of."""
-    return [tensor.detach() for tensor in (*module.parameters(), *module.buffers())]
+class _ModuleState:
+    """Parameters and buffers of a module in registration order: what one version of the weights consists of."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        # Where they are registered: walking through the modules every time would cost more than copying.
+        self._slots: list[tuple[dict[str, Tensor | None], str]] = []
+        seen: set[int] = set()
+        for kind in ("_parameters", "_buffers"):
+            for part in module.modules():
+                registry = getattr(part, kind)
+                for name, tensor in registry.items():
+                    if tensor is not None and id(tensor) not in seen:
+                        seen.add(id(tensor))
+                        self._slots.append((registry, name))
+
+    def tensors(self) -> list[Tensor]:
+        """The tensors that are registered now, detached."""
+        return [registry[name].detach() for registry, name in self._slots]  # type: ignore[union-attr]
 
 
 class SharedWeights:
     """Versioned double buffer for the state of one module; allocate in the main process, attach anywhere."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._specs = [(tuple(t.shape), t.dtype) for t in _state_tensors(module)]
+        self._specs = [(tuple(t.shape), t.dtype) for t in _ModuleState(module).tensors()]
         size = sum(_padded_size(shape, dtype) for shape, dtype in self._specs)
         self._storage = torch.zeros([2, max(size, _ALIGNMENT)], dtype=torch.uint8).share_memory_()
         self._publications = torch.zeros([1], dtype=torch.int64).share_memory_()  # its parity names the newest half
         self._versions = torch.zeros([2], dtype=torch.int64).share_memory_()  # policy version of each half
+        self._attach()
+
+    def _attach(self) -> None:
         self._halves: list[list[Tensor]] | None = None
+        self._known: _ModuleState | None = None
+        # Looked at before every forward pass: through NumPy that costs a tenth.
+        self._publications_view = self._publications.numpy()
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_halves": None}
+        kept = ("_specs", "_storage", "_publications", "_versions")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._attach()
 
     def _views(self, half: int) -> list[Tensor]:
         if self._halves is None:
@@ -64,20 +91,17 @@ class SharedWeights:
     def publish(self, module: nn.Module, policy_version: int) -> None:
         """Copy the module's state into the free half and make it the newest version."""
         publications = self.num_publications() + 1
-        tensors = _state_tensors(module)
-        self._check(tensors)
         half = publications % 2
-        torch._foreach_copy_(self._views(half), tensors)
+        torch._foreach_copy_(self._views(half), self._tensors_of(module))
         self._versions[half] = policy_version
-        self._publications[0] = publications
+        self._publications_view[0] = publications
 
     def num_publications(self) -> int:
-        return int(self._publications[0])
+        return int(self._publications_view[0])
 
     def copy_to(self, module: nn.Module) -> int:
         """Copy the newest version into the module; returns its policy version."""
-        tensors = _state_tensors(module)
-        self._check(tensors)
+        tensors = self._tensors_of(module)
         while True:
             publications = self.num_publications()
             half = publications % 2
@@ -86,6 +110,13 @@ class SharedWeights:
             # Had the learner published again, it might be filling this half already: copy once more.
             if self.num_publications() == publications:
                 return version
+
+    def _tensors_of(self, module: nn.Module) -> list[Tensor]:
+        if self._known is None or self._known.module is not module:
+            known = _ModuleState(module)
+            self._check(known.tensors())
+            self._known = known
+        return self._known.tensors()
 
     def _check(self, tensors: list[Tensor]) -> None:
         specs = [(tuple(t.shape), t.dtype) for t in tensors]
@@ -112,6 +143,7 @@ class ParameterServer:
         self.device: torch.device | None = None
         self.weights = weights
         self._policy_versions = policy_versions  # int32 [P]
+        self._versions_view = policy_versions.numpy()
         self._serial_mode = serial_mode
         self._lock = FakeLock()
 
@@ -123,7 +155,7 @@ class ParameterServer:
     @property
     def policy_version(self) -> int:
         """Version everybody was told last."""
-        return int(self._policy_versions[self.policy_id])
+        return int(self._versions_view[self.policy_id])
 
     def init(self, actor_critic: ActorCritic, device: torch.device, policy_version: int) -> None:
         """First publication, after the model was created and its checkpoint loaded."""
@@ -140,7 +172,11 @@ class ParameterServer:
         self._policy_versions[self.policy_id] = policy_version
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "actor_critic": None, "device": None}
+        return {**self.__dict__, "actor_critic": None, "device": None, "_versions_view": None}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._versions_view = self._policy_versions.numpy()
 
 
 class ParameterClient:

@@ -10,16 +10,20 @@ from typing import Any
 
 from sample_factory.utils.typing import MpLock
 
-# Imported once by the fork server; every child then starts with them in (copy-on-write) memory.
+# Imported once by the fork server; every child then starts with them in (copy-on-write) memory. What is missing here
+# costs every process its import and private memory. The first and the last one prepare the server itself.
 _PRELOADED_MODULES = [
     "sample_factory.algo.utils.fork_server_setup",
     "torch",
-    "numpy",
-    "gymnasium",
-    "sample_factory.algo.utils.child_process",
-    "sample_factory.algo.sampling.rollout_worker",
-    "sample_factory.algo.sampling.inference_worker",
-    "sample_factory.algo.learning.learner_worker",
+    "numpy.ma",
+    "gymnasium.envs.classic_control",
+    "faster_fifo",
+    "multiprocessing.popen_forkserver",
+    "sample_factory.train",
+    "sample_factory.envs.create_env",
+    "sample_factory.envs.gymnasium_compat",
+    "sample_factory.algo.utils.make_env",
+    "sample_factory.algo.utils.fork_server_ready",
 ]
 
 

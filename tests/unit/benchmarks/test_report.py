@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
+from benchmarks.learner_step import result_row
 from benchmarks.report import main, page
+from benchmarks.report_figures import draw_figures
 from benchmarks.results_io import Row, paired_row, read_results, write_result
 
 WORKLOAD_EXTRA = {
+    "workload": "W1",
     "description": "CartPole",
     "cpu_ratio": 4.25,
     "pss_ratio": 1.5,
@@ -15,7 +20,7 @@ WORKLOAD_EXTRA = {
     "reward_original": 190.0,
 }
 LIMIT_EXTRA = {
-    "limit_env_us": 3.8,
+    "limit_env_cpu_us": 3.8,
     "limit_forward_us": 1.0,
     "limit_learn_us": 1.0,
     "limit": 300000.0,
@@ -62,6 +67,32 @@ def test_figures_are_shown_where_they_belong(tmp_path):
     assert text.count("![") == 1
 
 
+def test_every_figure_is_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    write_everything(tmp_path)
+    figures = draw_figures(read_results(tmp_path), tmp_path / "docs")
+    assert figures == [f"throughput_{kind}.png" for kind in ("ratios", "limits", "peers", "scaling")]
+    assert all((tmp_path / "docs" / name).stat().st_size > 1000 for name in figures)
+    assert draw_figures({}, tmp_path / "docs") == []
+
+
+def test_other_numbers_of_threads_stand_with_the_workloads(tmp_path):
+    row = paired_row("W1, OMP_NUM_THREADS unset", [3.0], [1.0], "frames/s", extra=WORKLOAD_EXTRA)
+    write_result("W1_threads", [row], tmp_path)
+    text = page(read_results(tmp_path))
+    assert "| W1, OMP_NUM_THREADS unset | CartPole | 1 | 3 | **3.00x**" in text
+    assert text.count("OMP_NUM_THREADS unset |") == 2  # speed, and equal work
+
+
 def test_the_page_without_results(tmp_path):
     assert main([f"--results={tmp_path}", f"--out={tmp_path / 'docs'}", "--no_figures"]) == 0
     assert "No results yet" in (tmp_path / "docs" / "throughput.md").read_text()
+
+
+def test_learner_steps_become_rows():
+    millis = {"ours": {"median": 2.0}, "original": {"median": 5.0}}
+    ratio = {"median": 2.5, "min": 2.0, "max": 3.0}
+    result = {"workload": "gru_512_vtrace_epochs4", "omp_num_threads": None, "ms_per_step": millis, "ratio": ratio}
+    row = result_row(result)
+    assert (row.label, row.asked) == ("gru_512_vtrace_epochs4, default threads", "1.3x")
+    assert (row.ours, row.original, row.ratio_median, row.ratio_min, row.ratio_max) == (2.0, 5.0, 2.5, 2.0, 3.0)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.compare import Pairs, Side, summary
+from benchmarks.compare import Pairs, Side, interpreter, summary
 from benchmarks.envs import (
     ENV_NAMES,
     EPISODE_LENGTH,
@@ -113,12 +113,20 @@ def test_each_side_finds_its_own_package(monkeypatch, tmp_path):
     assert Side("original", "python").environ("3")["OMP_NUM_THREADS"] == "3"
 
 
+def test_an_interpreter_is_found_from_everywhere(monkeypatch, tmp_path):
+    (tmp_path / "python").touch(mode=0o755)
+    monkeypatch.chdir(tmp_path)
+    assert interpreter("./python") == str(tmp_path / "python")
+    with pytest.raises(argparse.ArgumentTypeError, match="nowhere/python"):
+        interpreter("nowhere/python")
+
+
 def run(frames_per_sec: float, lag: float | None = 1.0) -> Measurement:
     return Measurement(frames_per_sec, 1e6 / frames_per_sec, 100.0, lag, 50.0, 1.0, 4, 1000)
 
 
 def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
-    limits = combine([Probe(1e-5, 1e-5, 2e-6, 3e-6)] * 2, cores=2, num_epochs=1, env_waits=False)
+    limits = combine([Probe(1e-5, 1e-5, 2e-6, 3e-6), Probe(1e-5, 1e-5)], cores=2, num_epochs=1, env_waits=False)
     pairs = Pairs(WORKLOADS["W1"], [run(4e4), run(6e4)], [run(2e4, None), run(2e4, None)], limits)
     row = pairs.row()
     assert (row.ratio_median, row.ratio_min, row.ratio_max) == (2.5, 2.0, 3.0)
@@ -129,24 +137,29 @@ def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
     assert "2.50x frames per second (2.00 to 3.00, asked 8x)" in summary(row)
 
 
-def test_limits_add_the_parts_of_a_frame():
-    probes = [Probe(8e-6, 8e-6, 2e-6, 1e-6), Probe(12e-6, 12e-6, 4e-6, 3e-6)]
+def test_limits_add_the_cpu_time_of_the_parts_of_a_frame():
+    probes = [Probe(9e-6, 8e-6, 3e-6, 2e-6), Probe(30e-6, 12e-6)]
     limits = combine(probes, cores=2, num_epochs=3, env_waits=False)
     assert limits.frames_per_sec == pytest.approx(2 / (10e-6 + 3e-6 + 3 * 2e-6))
     assert limits.sampling_frames_per_sec == pytest.approx(2 / 13e-6)
-    assert limits.simulation_frames_per_sec == pytest.approx(1 / 8e-6 + 1 / 12e-6)
+    assert limits.simulation_frames_per_sec == pytest.approx(2 / 10e-6)
+
+
+def test_one_worker_simulates_on_one_core():
+    limits = combine([Probe(1e-5, 1e-5, 1e-6, 1e-6)], cores=2, num_epochs=1, env_waits=False)
+    assert limits.simulation_frames_per_sec == limits.frames_per_sec == pytest.approx(1e5)
 
 
 def test_without_a_learner_another_limit_counts():
-    limits = combine([Probe(1e-3, 1e-3, 1e-3, 2e-3)] * 2, cores=2, num_epochs=1, env_waits=False)
+    limits = combine([Probe(1e-3, 1e-3, 1e-3, 2e-3), Probe(1e-3, 1e-3)], cores=2, num_epochs=1, env_waits=False)
     assert limits.of(WORKLOADS["Pong"]) == pytest.approx(500.0)
     assert limits.of(WORKLOADS["Pong_sampling"]) == pytest.approx(1000.0)
 
 
 def test_an_environment_that_waits_costs_its_cpu_time_but_cannot_be_hurried():
-    limits = combine([Probe(1e-3, 1e-5, 1e-6, 1e-6)] * 2, cores=2, num_epochs=1, env_waits=True)
+    limits = combine([Probe(1e-3, 1e-5, 1e-6, 1e-6), Probe(1e-3, 1e-5)], cores=2, num_epochs=1, env_waits=True)
     assert limits.frames_per_sec == limits.sampling_frames_per_sec == pytest.approx(2000.0)
-    busy = combine([Probe(1e-3, 1e-5, 1e-6, 4e-3)] * 2, cores=2, num_epochs=1, env_waits=True)
+    busy = combine([Probe(1e-3, 1e-5, 1e-6, 4e-3)], cores=2, num_epochs=1, env_waits=True)
     assert busy.frames_per_sec == pytest.approx(2 / (1e-5 + 1e-6 + 4e-3))
 
 

@@ -157,6 +157,7 @@ EVALUATION: list[tuple[str, str, Any, list[str] | None]] = [
 ]
 EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("allow_fresh_start", "bool", False, None),
+    ("inference_placement", "str", "auto", ["auto", "separate", "rollout"]),
     ("fault_timeout", "int", 60, None),
     ("startup_timeout", "int", 300, None),
     ("ui", "str", "auto", ["auto", "rich", "plain", "none"]),

@@ -40,6 +40,7 @@ def test_configuration_has_all_keys_in_order() -> None:
     extensions = {
         "allow_fresh_start",
         "fault_timeout",
+        "inference_placement",
         "startup_timeout",
         "ui",
         "weight_init_scope",

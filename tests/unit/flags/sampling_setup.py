@@ -70,7 +70,7 @@ def make_env_runner(cfg: AttrDict, worker_idx: int = 0) -> Any:
 
 
 def step(runner: Any, num_steps: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Act; returns the stored rewards ``[n, T]`` of the block and all episode reports."""
+    """Act; returns the stored rewards ``[n, T]`` of the block (complete at its end) and all episode reports."""
     data, reports = runner._data, []
     for _ in range(num_steps):
         data["actions"][:, runner.rollout_step] = 0

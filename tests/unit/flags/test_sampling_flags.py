@@ -14,7 +14,7 @@ from sample_factory.algo.sampling import rollout_worker as rollout_worker_module
 from sample_factory.algo.sampling.batched_sampling import BatchedVectorEnvRunner, preprocess_actions
 from sample_factory.algo.sampling.non_batched_sampling import NonBatchedVectorEnvRunner
 from sample_factory.algo.sampling.rollout_worker import RolloutWorker
-from sample_factory.algo.sampling.sampler import SerialSampler
+from sample_factory.algo.sampling.sampler import ParallelSampler, SerialSampler
 from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, rollout_worker_device
 from sample_factory.algo.utils import shared_buffers
 from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
@@ -29,7 +29,8 @@ BOTH = pytest.mark.parametrize("batched", [False, True])
 @BOTH
 def test_reward_scale_and_clip(batched: bool) -> None:
     """--reward_scale, --reward_clip: scaled first, clipped afterwards; reports keep the raw reward."""
-    cfg = sampling_cfg("--reward_scale=0.5", "--reward_clip=1.75", f"--batched_sampling={batched}")
+    rollout = f"--rollout={EPISODE_LEN}"
+    cfg = sampling_cfg("--reward_scale=0.5", "--reward_clip=1.75", f"--batched_sampling={batched}", rollout)
     cfg.decorrelate_envs_on_one_worker = False
     rewards, reports = step(make_env_runner(cfg), EPISODE_LEN)
     np.testing.assert_allclose(rewards[:, :EPISODE_LEN], [[0.5, 1.0, 1.5, 1.75, 1.75]] * 2)
@@ -60,7 +61,7 @@ def test_environment_factories_see_their_flags() -> None:
 
 
 def test_sampler_layout() -> None:
-    """--num_workers, --num_envs_per_worker, --worker_num_splits, --num_policies, --policy_workers_per_policy"""
+    """--num_workers, --num_envs_per_worker, --num_policies, --policy_workers_per_policy"""
     flags = ("--num_workers=3", "--num_envs_per_worker=4", "--worker_num_splits=2", "--num_policies=2")
     cfg = sampling_cfg(*flags, "--policy_workers_per_policy=2")
     env_info = env_info_of(cfg)
@@ -71,9 +72,37 @@ def test_sampler_layout() -> None:
     assert len(sampler.rollout_workers) == 3
     worker = sampler.rollout_workers[-1]
     worker.init()
-    assert [len(runner.envs) for runner in worker.env_runners] == [2, 2]
+    assert [len(runner.envs) for runner in worker.env_runners] == [4]  # serial mode: one group
     env_ids = [env.unwrapped.env_config.env_id for runner in worker.env_runners for env in runner.envs]
     assert env_ids == [8, 9, 10, 11]
+
+
+def parallel_sampler(*flags: str) -> ParallelSampler:
+    counts = ("--num_workers=3", "--num_envs_per_worker=4", "--worker_num_splits=2")
+    cfg = sampling_cfg("--serial_mode=False", *counts, *flags)
+    env_info = env_info_of(cfg)
+    buffer_mgr = BufferMgr(cfg, env_info)
+    servers = {p: ParameterServer(p, buffer_mgr.policy_versions, serial_mode=False) for p in range(cfg.num_policies)}
+    return ParallelSampler(PollingEventLoop("loop"), buffer_mgr, servers, cfg, env_info)
+
+
+def test_inference_placement() -> None:
+    """--inference_placement: whose processes inference workers live in; whether there are --worker_num_splits groups."""
+    several = "--policy_workers_per_policy=2"
+    cases = [
+        (("--inference_placement=rollout", "--num_policies=2"), 3, 1, 3),
+        (("--inference_placement=separate", "--num_policies=2"), 5, 2, 1),
+        ((), 3, 1, 3),  # on the CPU
+        ((several,), 5, 2, 2),
+    ]
+    for flags, num_processes, num_splits, num_inference_workers in cases:
+        sampler = parallel_sampler(*flags)
+        assert len(sampler.processes) == num_processes
+        assert sampler.rollout_workers[0].num_splits == num_splits
+        for workers in sampler.inference_workers.values():
+            assert len(workers) == num_inference_workers
+            homes = [worker.event_loop is sampler.rollout_workers[worker.worker_idx].event_loop for worker in workers]
+            assert all(homes) if num_splits == 1 else not any(homes)
 
 
 def test_batched_sampling() -> None:

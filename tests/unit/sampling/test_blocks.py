@@ -57,7 +57,9 @@ def test_layout_shapes_dtypes_and_poison():
     [(1, 1, False, 64), (1, 2, True, 72), (3, 2, True, 64), (2, 4, False, 1024)],
 )
 def test_q38_blocks_are_equally_long_and_tile_the_rows(num_agents, splits, batched, batch_size):
-    cfg = config(worker_num_splits=splits, batched_sampling=batched, batch_size=batch_size)
+    cfg = config(
+        worker_num_splits=splits, batched_sampling=batched, batch_size=batch_size, inference_placement="separate"
+    )
     manager = BufferMgr(cfg, env_info(num_agents))
     assert {block.stop - block.start for block in manager.blocks} == {4 * num_agents // splits}
     rows = list(itertools.chain.from_iterable(range(b.start, b.stop) for b in manager.blocks))
@@ -66,6 +68,17 @@ def test_q38_blocks_are_equally_long_and_tile_the_rows(num_agents, splits, batch
         blocks = manager.blocks_of(worker_idx, split_idx)
         assert len(blocks) == 2
         assert all((b.worker_idx, b.split_idx) == (worker_idx, split_idx) for b in blocks)
+
+
+def test_rows_of_a_block_at_one_step_are_contiguous_memory():
+    manager = BufferMgr(config(), env_info())
+    view = manager.block_view(manager.blocks[1])
+    for array in (view["obs"]["obs"], view["obs"]["image"], view["actions"], view["rewards"], view["values"]):
+        assert array[:, 3].flags.c_contiguous
+        array[:, 3] = 1
+    stored = manager.traj_tensors_torch["cpu"]["rewards"]
+    rows = manager.blocks[1].rows
+    assert (stored[rows, 3] == 1).all() and (stored[rows, 4] != 1).all() and (stored[: rows.start, 3] != 1).all()
 
 
 def test_synchronous_mode_keeps_the_rollouts_of_one_iteration():

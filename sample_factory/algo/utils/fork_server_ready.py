@@ -1,0 +1,13 @@
+"""Imported by the fork server only (last of its preloaded modules): its memory is to be shared, so nobody writes to it.
+
+A collection of cyclic garbage writes into the header of every object it looks at. In a child that means a private copy
+of nearly everything the fork server has loaded: 30 MB per process after the first full collection. Frozen objects are
+not looked at.
+"""
+
+from __future__ import annotations
+
+import gc
+
+gc.collect()
+gc.freeze()

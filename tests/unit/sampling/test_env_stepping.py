@@ -1,0 +1,151 @@
+"""The loop over environments does what the layers around a single environment do."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from sample_factory.algo.sampling.env_stepping import MultiAgentEnvs, ObsWriter, SingleAgentEnvs, make_split_envs
+from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
+from sample_factory.algo.utils.make_env import NonBatchedVecEnv
+
+N, T = 3, 4
+
+
+class CountingEnv(gym.Env):
+    """The observation is the number of steps in the episode, which ends after ``length``."""
+
+    def __init__(self, length: int, as_dict: bool = False, ends_by: str = "terminated"):
+        box = spaces.Box(-1e6, 1e6, (2,), np.float32)
+        self.observation_space = spaces.Dict(a=box, b=box) if as_dict else box
+        self.action_space = spaces.Discrete(10)
+        self.length, self.as_dict, self.ends_by = length, as_dict, ends_by
+
+    def _obs(self):
+        value = np.full(2, self.t, np.float32)
+        return {"a": value, "b": -value} if self.as_dict else value
+
+    def reset(self, *, seed=None, options=None):
+        self.t = 0
+        return self._obs(), {"fresh": True}
+
+    def step(self, action):
+        self.t += 1
+        done = self.t == self.length
+        return (
+            self._obs(),
+            float(action),
+            done and self.ends_by == "terminated",
+            done and self.ends_by != "terminated",
+            {},
+        )
+
+
+class PairEnv:
+    """Two agents; the second has no observation at odd steps."""
+
+    num_agents, is_multiagent = 2, True
+    observation_space = spaces.Box(-1e6, 1e6, (2,), np.float32)
+    action_space = spaces.Discrete(10)
+
+    def reset(self, **kwargs):
+        self.t = 0
+        return [np.zeros(2, np.float32)] * 2, [{}, {}]
+
+    def step(self, actions):
+        self.t += 1
+        obs = [np.full(2, self.t, np.float32), None if self.t % 2 else np.full(2, -self.t, np.float32)]
+        done = self.t == 3
+        return obs, [float(a) for a in actions], [done, False], [False, done], [{"agent": 0}, {}]
+
+    def close(self):
+        pass
+
+
+def columns_for(env) -> dict[str, np.ndarray]:
+    """Like a block: indexed [row, step], stored step after step."""
+    return {key: np.full((T + 1, N, 2), 7, np.float32).swapaxes(0, 1) for key in env.observation_space.spaces}
+
+
+@pytest.mark.parametrize("as_dict", [False, True])
+def test_single_agents_are_stepped_reset_and_stored(as_dict):
+    envs = [
+        NonBatchedVecEnv(CountingEnv(length, as_dict, ends_by))
+        for length, ends_by in [(2, "terminated"), (100, ""), (1, "truncated")]
+    ]
+    split = make_split_envs(envs)
+    assert isinstance(split, SingleAgentEnvs)
+    for env in envs:
+        env.reset()
+    columns = columns_for(envs[0])
+    writer = ObsWriter(columns)
+    first = split.step([5, 6, 7], writer, 1)
+    assert first.rewards == [5.0, 6.0, 7.0]
+    assert [(e.row, e.terminated, e.truncated) for e in first.finished] == [(2, False, True)]
+    assert first.finished[0].info == {"reset_info": {"fresh": True}} == first.infos[2]
+    second = split.step([1, 1, 1], writer, 2)
+    assert [(e.row, e.terminated, e.truncated) for e in second.finished] == [(0, True, False), (2, False, True)]
+    stored = columns["a" if as_dict else "obs"]
+    assert stored[:, 1].tolist() == [[1, 1], [1, 1], [0, 0]]
+    assert stored[:, 2].tolist() == [[0, 0], [2, 2], [0, 0]]
+    assert (stored[:, [0, 3, 4]] == 7).all()
+    if as_dict:
+        assert columns["b"][:, 1].tolist() == [[-1, -1], [-1, -1], [0, 0]]
+
+
+def test_agents_without_observation_are_stored_as_zeros():
+    env = NonBatchedVecEnv(PairEnv())
+    split = make_split_envs([env])
+    assert isinstance(split, MultiAgentEnvs)
+    env.reset()
+    columns = {"obs": np.full((T + 1, 2, 2), 7, np.float32).swapaxes(0, 1)}
+    writer = ObsWriter(columns)
+    results = [split.step([step, step + 1], writer, step) for step in (1, 2, 3)]
+    assert columns["obs"][:, 1:4, 0].tolist() == [[1, 2, 3], [0, -2, 0]]
+    assert results[0].rewards == [1.0, 2.0] and results[0].infos == [{"agent": 0}, {}]
+    assert [(e.row, e.terminated, e.truncated) for e in results[2].finished] == [(0, True, False), (1, False, True)]
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 2)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_observations_are_converted_like_assignments_do(shape, dtype):
+    columns = {"obs": np.zeros((T + 1, N, 2), np.float32).swapaxes(0, 1)}
+    ObsWriter(columns).write_key("obs", 2, [np.full(shape, row, dtype) for row in range(N)])
+    assert columns["obs"][:, 2].tolist() == [[0, 0], [1, 1], [2, 2]]
+
+
+def test_images_and_scalars_are_stored():
+    image = np.arange(2 * 3 * 4, dtype=np.uint8).reshape(2, 3, 4)
+    columns = {
+        "image": np.zeros((T + 1, N, 2, 3, 4), np.uint8).swapaxes(0, 1),
+        "number": np.zeros((T + 1, N), np.float32).swapaxes(0, 1),
+    }
+    ObsWriter(columns).write(1, [{"image": image + row, "number": row} for row in range(N)])
+    assert np.array_equal(columns["image"][2, 1], image + 2) and columns["number"][:, 1].tolist() == [0, 1, 2]
+
+
+def test_observation_of_the_wrong_size_is_an_error():
+    columns = {"obs": np.zeros((T + 1, N, 2), np.float32).swapaxes(0, 1)}
+    with pytest.raises(ValueError):
+        ObsWriter(columns).write_key("obs", 1, [np.zeros(2), np.zeros(3), np.zeros(2)])
+
+
+def test_accounts_agree_with_adding_up_every_step():
+    rng, n, rollout, frameskip = np.random.default_rng(0), 5, 7, 4
+    accounts = EpisodeAccounts(n, rollout, frameskip)
+    returns, lengths = np.zeros(n), np.zeros(n, int)
+    num_episodes = 0
+    for step in range(rollout * 20):
+        rewards = rng.normal(size=n)
+        accounts.rewards[step % rollout] = rewards
+        returns += rewards
+        lengths += frameskip
+        for row in np.flatnonzero(rng.random(n) < 0.15):
+            assert accounts.finish_episode(row, step % rollout) == (pytest.approx(returns[row]), lengths[row])
+            returns[row], lengths[row] = 0.0, 0
+            num_episodes += 1
+        if step % rollout == rollout - 1:
+            accounts.finish_block()
+    assert num_episodes > 50
