@@ -84,41 +84,56 @@ def activation_backward_(grad: Tensor, output: Tensor, activation: str) -> Tenso
     return torch.ops.aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, output, grad_input=grad)
 
 
-def stack_forward(x: Tensor, parameters: Parameters, activation: str) -> list[Tensor]:
+def product(a: Tensor, b: Tensor, rounded: bool) -> Tensor:
+    """Matrix product in float32; ``rounded``: factors and result have the precision of bfloat16."""
+    return torch.mm(a.bfloat16(), b.bfloat16()).float() if rounded else torch.mm(a, b)
+
+
+def affine(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool) -> Tensor:
+    """``x weight^T + bias``, see :func:`product`."""
+    return product(x, weight.t(), True).add_(bias) if rounded else torch.addmm(bias, x, weight.t())
+
+
+def stack_forward(x: Tensor, parameters: Parameters, activation: str, rounded: bool = False) -> list[Tensor]:
     """The input ``[b, D]`` and the outputs of all layers."""
     outputs = [x]
     for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
-        x = activate_(torch.addmm(bias, x, weight.t()), activation)
+        x = activate_(affine(x, weight, bias, rounded), activation)
         outputs.append(x)
     return outputs
 
 
 def stack_backward(
-    grad: Tensor, outputs: Sequence[Tensor], parameters: Parameters, activation: str, needs_input_grad: bool
+    grad: Tensor,
+    outputs: Sequence[Tensor],
+    parameters: Parameters,
+    activation: str,
+    rounded: bool,
+    needs_input_grad: bool,
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients of the input and of the parameters; ``grad`` ``[b, H]``, that of the last output, is overwritten."""
     grads: list[Tensor] = []
     for i in range(len(parameters) // 2 - 1, -1, -1):
         weight = parameters[2 * i]
         activation_backward_(grad, outputs[i + 1], activation)
-        grads[:0] = [weight_gradient(grad, outputs[i]), grad.sum(0)]
+        grads[:0] = [weight_gradient(grad, outputs[i], rounded), grad.sum(0)]
         if i > 0 or needs_input_grad:
-            grad = torch.mm(grad, weight)
+            grad = product(grad, weight, rounded)
     return (grad if needs_input_grad else None), grads
 
 
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def weight_gradient(grad: Tensor, x: Tensor, rounded: bool) -> Tensor:
     """``grad^T x``; MKL is several times slower at it when ``x`` has few columns, but not at its transpose."""
     if x.shape[1] < 16:
         return torch.mm(x.t(), grad).t().contiguous()
-    return torch.mm(grad.t(), x)
+    return product(grad.t(), x, rounded)
 
 
 class _Dense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, activation: str, x: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = stack_forward(x, parameters, activation)
-        ctx.activation, ctx.num_outputs = activation, len(outputs)
+    def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> Tensor:
+        outputs = stack_forward(x, parameters, activation, rounded)
+        ctx.activation, ctx.rounded, ctx.num_outputs = activation, rounded, len(outputs)
         ctx.save_for_backward(*outputs, *parameters)
         return outputs[-1]
 
@@ -132,22 +147,23 @@ class _Dense(torch.autograd.Function):
             outputs,
             parameters,
             ctx.activation,
-            ctx.needs_input_grad[1],
+            ctx.rounded,
+            ctx.needs_input_grad[2],
         )
-        return None, grad_x, *grads
+        return None, None, grad_x, *grads
 
 
-def dense(stack: DenseStack, x: Tensor) -> Tensor:
-    """Output ``[b, H]`` of the stack for ``x`` ``[b, D]``, differentiable once."""
-    return _Dense.apply(stack.activation, x, *stack.parameters) if stack.parameters else x
+def dense(stack: DenseStack, x: Tensor, rounded: bool = False) -> Tensor:
+    """Output ``[b, H]`` of the stack for ``x`` ``[b, D]``, differentiable once; see :func:`product` for ``rounded``."""
+    return _Dense.apply(stack.activation, rounded, x, *stack.parameters) if stack.parameters else x
 
 
 class Recorder:
     """Stands in for autograd's context where the caller runs the backward pass himself."""
 
-    __slots__ = ("activation", "num_outputs", "saved_tensors")
+    __slots__ = ("activation", "num_outputs", "rounded", "saved_tensors")
 
-    needs_input_grad = (False, False)
+    needs_input_grad = (False, False, False)
 
     def save_for_backward(self, *tensors: Tensor) -> None:
         self.saved_tensors = tensors
@@ -157,14 +173,14 @@ class _DenseHeads(torch.autograd.Function):
     """A stack and the two heads on top: logits ``[b, A]`` and values ``[b]``."""
 
     @staticmethod
-    def forward(ctx: Any, activation: str, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         *layers, actor_weight, actor_bias, critic_weight, critic_bias = parameters
-        outputs = stack_forward(x, layers, activation)
+        outputs = stack_forward(x, layers, activation, rounded)
         head_weight = torch.cat([actor_weight, critic_weight])  # [A + 1, H]
         # Action by action: the loss works on such rows.
         heads = torch.mm(head_weight, outputs[-1].t())  # [A + 1, b]
         heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
-        ctx.activation, ctx.num_outputs = activation, len(outputs)
+        ctx.activation, ctx.rounded, ctx.num_outputs = activation, rounded, len(outputs)
         ctx.save_for_backward(*outputs, *layers, head_weight)
         return heads[:-1].t(), heads[-1]
 
@@ -179,33 +195,40 @@ def _heads_backward(ctx: Any, grad_heads: Tensor) -> tuple[Any, ...]:
     saved = ctx.saved_tensors
     outputs, layers, head_weight = saved[: ctx.num_outputs], saved[ctx.num_outputs : -1], saved[-1]
     grad_weight, grad_bias = torch.mm(grad_heads, outputs[-1]), grad_heads.sum(1)
-    needs_input_grad = ctx.needs_input_grad[1]
+    needs_input_grad = ctx.needs_input_grad[2]
     grad_x: Tensor | None = None
     grads: list[Tensor] = []
     if layers or needs_input_grad:
         grad = torch.mm(grad_heads.t(), head_weight)
-        grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, needs_input_grad)
+        grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, ctx.rounded, needs_input_grad)
     heads = (grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:])
-    return None, grad_x, *grads, *heads
+    return None, None, grad_x, *grads, *heads
 
 
 def dense_with_heads(
-    stack: DenseStack, actor: tuple[Tensor, Tensor], critic: tuple[Tensor, Tensor], x: Tensor
+    stack: DenseStack, actor: tuple[Tensor, Tensor], critic: tuple[Tensor, Tensor], x: Tensor, rounded: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Logits ``[b, A]`` and values ``[b]`` for ``x`` ``[b, D]``, differentiable once."""
-    return _DenseHeads.apply(stack.activation, x, *stack.parameters, *actor, *critic)
+    """Logits ``[b, A]`` and values ``[b]`` for ``x`` ``[b, D]``, differentiable once; the heads are never rounded."""
+    return _DenseHeads.apply(stack.activation, rounded, x, *stack.parameters, *actor, *critic)
 
 
 class RecordedHeads:
     """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand."""
 
-    def __init__(self, stack: DenseStack, actor: tuple[Tensor, Tensor], critic: tuple[Tensor, Tensor], x: Tensor):
+    def __init__(
+        self,
+        stack: DenseStack,
+        actor: tuple[Tensor, Tensor],
+        critic: tuple[Tensor, Tensor],
+        x: Tensor,
+        rounded: bool = False,
+    ) -> None:
         self._parameters = (*stack.parameters, *actor, *critic)
         self._recorder = Recorder()
-        self.logits, self.values = _DenseHeads.forward(self._recorder, stack.activation, x, *self._parameters)
+        self.logits, self.values = _DenseHeads.forward(self._recorder, stack.activation, rounded, x, *self._parameters)
 
     def backward(self, grad_heads: Tensor) -> None:
         """Set ``grad`` of all parameters that need one; ``grad_heads`` ``[A + 1, b]``: of the logits and the values."""
-        for parameter, grad in zip(self._parameters, _heads_backward(self._recorder, grad_heads)[2:], strict=True):
+        for parameter, grad in zip(self._parameters, _heads_backward(self._recorder, grad_heads)[3:], strict=True):
             if parameter.requires_grad:
                 parameter.grad = grad

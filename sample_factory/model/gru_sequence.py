@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.model.dense_stack import affine, product
+
 _ops = torch.ops.aten
 
 
@@ -26,6 +28,7 @@ class _GruLayer(torch.autograd.Function):
         x: Tensor,
         initial: Tensor,
         resets: Sequence[Tensor | None],
+        rounded: bool,
         weight_ih: Tensor,
         weight_hh: Tensor,
         bias_ih: Tensor,
@@ -33,15 +36,18 @@ class _GruLayer(torch.autograd.Function):
     ) -> Tensor:
         num_steps, (num_rows, size) = len(resets), initial.shape
         # [T, N, 3 H]: contributions of the input to r, z, n; they become the gates themselves.
-        gates = torch.addmm(bias_ih, x, weight_ih.t()).view(num_steps, num_rows, 3 * size)
+        gates = affine(x, weight_ih, bias_ih, rounded).view(num_steps, num_rows, 3 * size)
         recurrent = torch.empty_like(gates)  # contributions of the previous state
         previous = torch.empty([num_steps, num_rows, size])  # state before each step
         output = torch.empty_like(previous)
         previous[0].copy_(initial)
-        weight_hh_t = weight_hh.t()
+        weight_hh_t = (weight_hh.bfloat16() if rounded else weight_hh).t()
         for t in range(num_steps):
             before = previous[t]
-            torch.addmm(bias_hh, before, weight_hh_t, out=recurrent[t])
+            if rounded:
+                torch.add(torch.mm(before.bfloat16(), weight_hh_t), bias_hh, out=recurrent[t])
+            else:
+                torch.addmm(bias_hh, before, weight_hh_t, out=recurrent[t])
             r_and_z, n = gates[t, :, : 2 * size], gates[t, :, 2 * size :]
             r_and_z.add_(recurrent[t, :, : 2 * size]).sigmoid_()
             n.addcmul_(r_and_z[:, :size], recurrent[t, :, 2 * size :])
@@ -50,7 +56,7 @@ class _GruLayer(torch.autograd.Function):
             if t + 1 < num_steps:
                 _carry_over(output[t], resets[t], previous[t + 1])
         ctx.save_for_backward(x, weight_ih, weight_hh)
-        ctx.resets, ctx.buffers = resets, (gates, recurrent, previous)
+        ctx.resets, ctx.rounded, ctx.buffers = resets, rounded, (gates, recurrent, previous)
         return output.view(num_steps * num_rows, size)
 
     @staticmethod
@@ -64,20 +70,21 @@ class _GruLayer(torch.autograd.Function):
         grad_output = grad_output.reshape(previous.shape)
         # From here on `recurrent` is the gradient of itself; that of the input's part differs in n only.
         grad_n = torch.empty_like(previous)
-        _backward_through_time(grad_output, gates, recurrent, previous, grad_n, weight_hh, ctx.resets)
+        rounded = ctx.rounded
+        factor = weight_hh.bfloat16() if rounded else weight_hh
+        _backward_through_time(grad_output, gates, recurrent, previous, grad_n, factor, ctx.resets)
 
         flat = recurrent.view(-1, 3 * size)
         r_and_z, n = flat[:, : 2 * size], grad_n.view(-1, size)
-        grad_weight_hh = torch.mm(flat.t(), previous.view(-1, size))
-        grad_weight_ih = torch.empty_like(weight_ih)
-        torch.mm(r_and_z.t(), x, out=grad_weight_ih[: 2 * size])
-        torch.mm(n.t(), x, out=grad_weight_ih[2 * size :])
+        grad_weight_hh = product(flat.t(), previous.view(-1, size), rounded)
+        grad_weight_ih = torch.cat([product(r_and_z.t(), x, rounded), product(n.t(), x, rounded)])
         grad_bias_hh = flat.sum(0)
         grad_bias_ih = torch.cat([grad_bias_hh[: 2 * size], n.sum(0)])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = torch.mm(r_and_z, weight_ih[: 2 * size]).addmm_(n, weight_ih[2 * size :])
-        return grad_x, None, None, grad_weight_ih, grad_weight_hh, grad_bias_ih, grad_bias_hh
+            grad_x = product(r_and_z, weight_ih[: 2 * size], rounded)
+            grad_x += product(n, weight_ih[2 * size :], rounded)
+        return grad_x, None, None, None, grad_weight_ih, grad_weight_hh, grad_bias_ih, grad_bias_hh
 
 
 def _carry_over(state: Tensor, rows_to_reset: Tensor | None, target: Tensor) -> None:
@@ -111,14 +118,22 @@ def _backward_through_time(
         torch.sub(previous[t], n, out=scratch).mul_(grad_h)
         _ops.sigmoid_backward.grad_input(scratch, z, grad_input=grad_z)
         if t > 0:
-            torch.mul(grad_h, z, out=carried).addmm_(recurrent[t], weight_hh)
+            torch.mul(grad_h, z, out=carried)
+            if weight_hh.dtype == torch.bfloat16:
+                carried.add_(torch.mm(recurrent[t].bfloat16(), weight_hh))
+            else:
+                carried.addmm_(recurrent[t], weight_hh)
             rows = resets[t - 1]
             if rows is not None:
                 carried.index_fill_(0, rows, 0.0)
 
 
 def gru_layer(
-    x: Tensor, initial: Tensor, resets: Sequence[Tensor | None], parameters: tuple[Tensor, Tensor, Tensor, Tensor]
+    x: Tensor,
+    initial: Tensor,
+    resets: Sequence[Tensor | None],
+    parameters: tuple[Tensor, Tensor, Tensor, Tensor],
+    rounded: bool = False,
 ) -> Tensor:
     """States after every step ``[T * N, H]``, step after step; differentiable once with respect to all but ``initial``.
 
@@ -126,8 +141,9 @@ def gru_layer(
     :param initial: states before the first step ``[N, H]``
     :param resets: for each of the T steps the rows (int64) whose state is zero after it; ``None`` if there are none
     :param parameters: ``weight_ih, weight_hh, bias_ih, bias_hh`` as in ``torch.nn.GRU``
+    :param rounded: matrix products have the precision of bfloat16
     """
-    return _GruLayer.apply(x, initial, resets, *parameters)
+    return _GruLayer.apply(x, initial, resets, rounded, *parameters)
 
 
 def rows_to_reset(ends: np.ndarray) -> list[Tensor | None]:

@@ -163,35 +163,43 @@ class StandardNetwork:
         return cls(obs_key, conv_head, encoder_stack, gru_layers, decoder_stack, actor, critic, has_plain_normalizer)
 
     def forward(
-        self, normalized_obs: dict[str, Tensor], rnn_states: Tensor, ends: np.ndarray | None, recurrence: int
+        self,
+        normalized_obs: dict[str, Tensor],
+        rnn_states: Tensor,
+        ends: np.ndarray | None,
+        recurrence: int,
+        rounded: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """Logits ``[b, A]`` and values ``[b]`` of trajectories of ``recurrence`` steps, trajectory after trajectory.
 
         :param rnn_states: states before every step ``[b, H]``; used at the first step of each trajectory
+        :param rounded: all matrix products but those of the heads have the precision of bfloat16
         :param ends: bool ``[b]``, steps after which the state is reset; only needed with a GRU
         """
         x = normalized_obs[self.obs_key]
         if self.conv_head is not None:
-            x = self.conv_head(x).flatten(1)
+            with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+                x = self.conv_head(x).flatten(1)
+            x = x.float()
         if not self.gru_layers:
-            return self._without_memory(x)
+            return self._without_memory(x, rounded)
         assert ends is not None
         shape = (-1, recurrence)
         # Step after step, so that the recurrence works on contiguous memory.
-        x = dense(self.encoder, x.unflatten(0, shape).transpose(0, 1).flatten(0, 1))
+        x = dense(self.encoder, x.unflatten(0, shape).transpose(0, 1).flatten(0, 1), rounded)
         resets = rows_to_reset(ends.reshape(shape))
         states = rnn_states[::recurrence]
         for parameters, initial in zip(self.gru_layers, states.chunk(len(self.gru_layers), dim=1), strict=True):
-            x = gru_layer(x, initial, resets, parameters)
-        logits, values = dense_with_heads(self.decoder, self.actor, self.critic, x)
+            x = gru_layer(x, initial, resets, parameters, rounded)
+        logits, values = dense_with_heads(self.decoder, self.actor, self.critic, x, rounded)
         back = (recurrence, -1)
         return logits.unflatten(0, back).transpose(0, 1).flatten(0, 1), values.view(back).t().reshape(-1)
 
-    def _without_memory(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _without_memory(self, x: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
         layers = self._joined_layers()
         if layers is None:
-            return dense_with_heads(self.decoder, self.actor, self.critic, dense(self.encoder, x))
-        return dense_with_heads(layers, self.actor, self.critic, x)
+            return dense_with_heads(self.decoder, self.actor, self.critic, dense(self.encoder, x, rounded), rounded)
+        return dense_with_heads(layers, self.actor, self.critic, x, rounded)
 
     def _joined_layers(self) -> DenseStack | None:
         """Encoder and decoder as one stack, ``None`` if their activations differ."""
@@ -206,11 +214,11 @@ class StandardNetwork:
         """Whether :meth:`record` is possible: nothing but linear layers and one activation."""
         return self.conv_head is None and not self.gru_layers and self._joined_layers() is not None
 
-    def record(self, normalized_obs: dict[str, Tensor]) -> RecordedHeads:
+    def record(self, normalized_obs: dict[str, Tensor], rounded: bool = False) -> RecordedHeads:
         """Forward pass without autograd that can be run backwards."""
         layers = self._joined_layers()
         assert layers is not None
-        return RecordedHeads(layers, self.actor, self.critic, normalized_obs[self.obs_key])
+        return RecordedHeads(layers, self.actor, self.critic, normalized_obs[self.obs_key], rounded)
 
     def values(self, normalized_obs: dict[str, Tensor], rnn_states: Tensor) -> Tensor:
         """Values ``[b]`` of single steps, not differentiable; ``rnn_states`` ``[b, H]`` are those before the step."""

@@ -220,7 +220,7 @@ class Learner(LearnerPersistence):
 
         Returns ``(action_distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries)``.
         """
-        tape, network = self._shortcuts.tape, self._shortcuts.training_network(self.actor_critic, self.cfg)
+        tape, network = self._shortcuts.tape, self._shortcuts.network(self.actor_critic)
         with self.timing.add_time("forward"):
             distribution, values = forward_minibatch(self.actor_critic, mb, self.cfg, network, tape)
         out = minibatch_losses(distribution, values, mb, num_invalids, self.env_info.action_space, self.cfg, tape)
@@ -341,7 +341,7 @@ class Learner(LearnerPersistence):
         """A tape if autograd is not needed for this minibatch: standard network, losses and method."""
         if type(self)._calculate_losses is not _STANDARD_LOSSES or "_calculate_losses" in self.__dict__:
             return None
-        network = self._shortcuts.training_network(self.actor_critic, self.cfg)
+        network = self._shortcuts.network(self.actor_critic)
         return make_tape(network, mb, self.env_info.action_space, self.cfg)
 
     def _after_optimizer_step(self) -> None:

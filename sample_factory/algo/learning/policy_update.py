@@ -24,11 +24,15 @@ from sample_factory.algo.learning.losses import (
 from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
 from sample_factory.algo.learning.returns import Returns, vtrace
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
-from sample_factory.algo.learning.shortcuts import computes_in_bfloat16
 from sample_factory.algo.utils.action_distributions import get_action_distribution
 from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
+
+
+def computes_in_bfloat16(cfg: Config) -> bool:
+    """Whether ``--mixed_precision=bf16``; configurations of Sample Factory 2 do not have the flag."""
+    return getattr(cfg, "mixed_precision", "none") == "bf16"
 
 
 def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) -> ActionDistribution:
@@ -73,11 +77,13 @@ def forward_minibatch(
     """
     if network is not None:
         if tape is not None:
-            heads = tape.heads = network.record(mb.normalized_obs)
+            heads = tape.heads = network.record(mb.normalized_obs, computes_in_bfloat16(cfg))
             logits, values = heads.logits, heads.values
         else:
             ends = _starts_anew(mb).numpy() if network.gru_layers else None
-            logits, values = network.forward(mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence)
+            logits, values = network.forward(
+                mb.normalized_obs, mb.rnn_states, ends, cfg.recurrence, computes_in_bfloat16(cfg)
+            )
         distribution = get_action_distribution(actor_critic.action_space, logits, mb.get(ACTION_MASK_KEY))
         actor_critic.last_action_distribution = distribution
         return distribution, values

@@ -10,12 +10,6 @@ import torch
 
 from sample_factory.algo.learning.fused_losses import Tape
 from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
-from sample_factory.utils.typing import Config
-
-
-def computes_in_bfloat16(cfg: Config) -> bool:
-    """Whether ``--mixed_precision=bf16``; configurations of Sample Factory 2 do not have the flag."""
-    return getattr(cfg, "mixed_precision", "none") == "bf16"
 
 
 class Shortcuts:
@@ -29,10 +23,6 @@ class Shortcuts:
     def network(self, model: Any) -> StandardNetwork | None:
         """``None`` if the model is not a standard one."""
         return self._known[0] if self._known is not None else self._networks.get(model)
-
-    def training_network(self, model: Any, cfg: Config) -> StandardNetwork | None:
-        """The same for steps of the optimiser: shortcuts know float32 only."""
-        return None if computes_in_bfloat16(cfg) else self.network(model)
 
     @contextmanager
     def iteration(self, model: Any) -> Iterator[None]:

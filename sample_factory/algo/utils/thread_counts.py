@@ -1,7 +1,9 @@
 """How many threads torch should use inside of one operation ("intra-op threads").
 
-One rule for learners, inference and serial mode: as many as the arithmetic of one call keeps busy, as long as cores are
-left for them. ``OMP_NUM_THREADS`` in the environment wins over the rule.
+One rule for learners, inference and serial mode: as many as the arithmetic of one call keeps busy, as long as there are
+cores nobody else needs. The threads of one operation wait for the slowest of them, several thousand times per second:
+one that has to share its core makes all of them slow (a recurrent learner takes five times as long with two threads as
+with one when other processes keep both cores busy). ``OMP_NUM_THREADS`` in the environment wins over the rule.
 """
 
 from __future__ import annotations
@@ -13,15 +15,14 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.utils.typing import Config
 
 # Waking a thread and waiting for it costs some ten microseconds, and much more when cores are shared; a core does about
 # 50-100 GFLOP per second.
 MIN_FLOPS_PER_THREAD = 1e8
 MAX_THREADS = 16
-# Of the cores that others are counted on, a call that is heavy enough gets this part: a slow learner or slow inference
-# keeps all the others waiting.
-_FAIR_PART = 4
+_RESERVED_CORES = 1  # for the main process, the system and whatever else the machine does
 
 
 def choose_num_threads(flops_per_call: float, usable_cores: int, busy_processes: int) -> int:
@@ -29,13 +30,12 @@ def choose_num_threads(flops_per_call: float, usable_cores: int, busy_processes:
 
     :param usable_cores: cores this process may run on, see :func:`num_usable_cores`
     :param busy_processes: other processes of the run that compute at the same time on these cores
-    :returns: at least 1, at most 16: one per 100 MFLOP, no more than there are cores left by the others or a quarter
-        of all cores, whichever is more
+    :returns: at least 1, at most 16: one per 100 MFLOP, no more than cores that the others and the system leave
     """
     if usable_cores < 1 or busy_processes < 0 or flops_per_call < 0.0:
         raise ValueError(f"no such machine: {flops_per_call=}, {usable_cores=}, {busy_processes=}")
     useful = int(flops_per_call / MIN_FLOPS_PER_THREAD)
-    available = max(usable_cores - busy_processes, usable_cores // _FAIR_PART)
+    available = usable_cores - busy_processes - _RESERVED_CORES
     return max(1, min(useful, available, MAX_THREADS))
 
 
@@ -79,7 +79,10 @@ def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     asked = num_threads_from_environment()
     if asked is not None:
         return asked
-    others = cfg.num_workers + cfg.num_policies * cfg.policy_workers_per_policy + cfg.num_policies - 1
+    topology = sampling_topology(cfg)
+    others = cfg.num_workers + cfg.num_policies - 1
+    if not topology.inference_in_rollout_workers:
+        others += cfg.num_policies * topology.inference_workers_per_policy
     return choose_num_threads(3.0 * flops_per_sample(model, obs_space) * cfg.batch_size, num_usable_cores(), others)
 
 

@@ -135,9 +135,9 @@ _OPTIMISER = (
         "mixed_precision",
         str,
         "none",
-        "Arithmetic of the learner. none: float32. bf16: encoders, and on a GPU recurrent cores, compute in bfloat16, "
-        "while weights, heads, losses and optimiser stay in float32. tf32: matrix products on a GPU use "
-        "TensorFloat-32. The last two are less exact.",
+        "Arithmetic of the learner. none: float32. bf16: matrix products of encoders and recurrent cores are computed "
+        "in bfloat16 (on the CPU not those of LSTM and custom cores); weights, heads, losses and optimiser stay in "
+        "float32. tf32: matrix products on a GPU use TensorFloat-32. The last two are less exact.",
         choices=("none", "bf16", "tf32"),
         extension=True,
     ),

@@ -315,10 +315,10 @@ def test_seed_of_the_weights(tmp_path: Path) -> None:
 # --- arithmetic ---
 
 
-@pytest.mark.parametrize("use_rnn", [False, True])
-def test_mixed_precision(learner_with: Any, use_rnn: bool) -> None:
+@pytest.mark.parametrize("core", [("--use_rnn=False",), ("--use_rnn=True",), ("--use_rnn=True", "--rnn_type=lstm")])
+def test_mixed_precision(learner_with: Any, core: tuple[str, ...]) -> None:
     """bf16: the encoder rounds to 8 bits of mantissa; weights and everything after it are float32."""
-    flags = (*RAW, f"--use_rnn={use_rnn}", "--encoder_mlp_layers", "32", "--nonlinearity=relu")
+    flags = (*RAW, *core, "--encoder_mlp_layers", "32", "--nonlinearity=relu")
     outputs, gradients = {}, {}
     for mixed_precision in ("none", "bf16"):
         learner = learner_with(*flags, f"--mixed_precision={mixed_precision}")

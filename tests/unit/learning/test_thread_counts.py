@@ -29,13 +29,13 @@ SMALL, MEDIUM, LARGE = 3e7, 4e8, 1e10  # MLP 64x64, MLP 256x256, GRU 512; miniba
     [
         (SMALL, 64, 0, 1),
         (MEDIUM, 64, 0, 4),
-        (MEDIUM, 2, 0, 2),
-        (MEDIUM, 2, 1, 1),
+        (MEDIUM, 4, 0, 3),
+        (MEDIUM, 4, 2, 1),
         (LARGE, 1, 0, 1),
-        (LARGE, 2, 0, 2),
+        (LARGE, 2, 0, 1),
         (LARGE, 2, 3, 1),
-        (LARGE, 16, 4, 12),
-        (LARGE, 16, 17, 4),
+        (LARGE, 16, 4, 11),
+        (LARGE, 16, 17, 1),
         (LARGE, 256, 0, MAX_THREADS),
     ],
 )
@@ -74,9 +74,13 @@ def test_learner_counts_the_other_processes(tmp_path: Path, monkeypatch: pytest.
     argv = ("--use_rnn=True", "--rnn_size=256", "--batch_size=1024", "--rollout=32", "--policy_workers_per_policy=2")
     cfg = make_cfg(tmp_path, *argv, "--num_workers=7")
     model = make_learner(cfg, info).actor_critic
-    assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7 - 2
+    cfg.serial_mode = False
+    assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7 - 2 - 1
+    cfg.policy_workers_per_policy = 1  # inside of the rollout workers
+    assert num_learner_threads(cfg, model, info.obs_space) == 16 - 7 - 1
     cfg.num_workers = 32
-    assert num_learner_threads(cfg, model, info.obs_space) == 4
+    assert num_learner_threads(cfg, model, info.obs_space) == 1
+    cfg.num_workers = 2
     cfg.batch_size = 32
     assert num_learner_threads(cfg, model, info.obs_space) == 1
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
