@@ -134,6 +134,7 @@ def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
     assert row.extra["policy_lag_original"] is None and row.extra["policy_lag_ours"] == 1.0
     assert row.extra["fraction_ours"] == pytest.approx(5e4 / (2 / 15e-6), abs=1e-3)
     assert row.extra["simulation_fraction_ours"] == pytest.approx(5e4 / 2e5, abs=1e-3)
+    assert row.extra["useful_cpu_ours"] == pytest.approx(15.0 / ((1e6 / 4e4 + 1e6 / 6e4) / 2), abs=1e-3)
     assert "2.50x frames per second (2.00 to 3.00, asked 8x)" in summary(row)
 
 
