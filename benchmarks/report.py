@@ -121,11 +121,18 @@ def peer_table(peers: Result | None) -> str:
     if peers is None:
         return ""
     rows = [
-        (row["label"], _number(row["original"]), _number(row["ours"]), _ratio(row), row.get("asked") or "")
-        for row in peers["rows"]
+        (
+            r["label"],
+            _number(r["original"]),
+            _number(r["ours"]),
+            _ratio(r),
+            r.get("asked") or "",
+            _times(r["cpu_ratio"]),
+        )
+        for r in peers["rows"]
     ]
     notes = "".join(f"\n{note}." for note in peers.get("notes", []))
-    return _table(("ours / peer", "peer", "here", "ratio", "aim"), rows) + notes
+    return _table(("ours / peer", "peer", "here", "ratio", "aim", "CPU time"), rows) + notes
 
 
 def scaling_table(scaling: Result | None) -> str:

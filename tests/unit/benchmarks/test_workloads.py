@@ -177,11 +177,13 @@ def test_agents_are_divided_among_processes():
 
 
 def test_the_best_peer_is_the_best_of_each_round():
-    ours = {"W1": [100.0, 100.0, 100.0], "W1s": [50.0, 50.0, 50.0]}
-    rows = peer_rows(ours, {"sb3": [50.0, 20.0, 25.0], "plain": [25.0, 40.0, 20.0]})
+    ours = {"W1": [run(100.0)] * 3, "W1s": [run(50.0)] * 3}
+    peers = {"sb3": [run(50.0), run(20.0), run(25.0)], "plain": [run(25.0), run(40.0), run(20.0)]}
+    rows = peer_rows(ours, peers)
     by_label = {row.label: row for row in rows}
     best = by_label["W1 / best peer"]
     assert (best.ratio_median, best.ratio_min, best.ratio_max) == (2.5, 2.0, 4.0)
     assert by_label["W1s / Stable-Baselines3, DummyVecEnv"].asked == "1.5x"
     assert by_label["W1s / plain loop, list of environments"].asked is None
+    assert best.extra["cpu_ratio"] == pytest.approx(2.5)  # these runs all use one core
     assert len(rows) == 5
