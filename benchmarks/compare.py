@@ -89,6 +89,8 @@ class Pairs:
             extra |= self.limits.as_dict() | {"limit": limit, "asked_fraction": self.workload.asked_fraction}
             for side, runs in (("ours", self.ours), ("original", self.original)):
                 fps = statistics.median(run.frames_per_sec for run in runs)
+                cpu_us = statistics.median(run.cpu_sec_per_million for run in runs)
+                extra[f"useful_cpu_{side}"] = round(self.limits.useful_cpu_us(self.workload) / cpu_us, 3)
                 extra[f"fraction_{side}"] = round(fps / limit, 3)
                 extra[f"simulation_fraction_{side}"] = round(fps / self.limits.simulation_frames_per_sec, 3)
         return extra
@@ -205,6 +207,7 @@ def summary(row: Row) -> str:
     )
     if "fraction_ours" in extra:
         text += f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%})"
+        text += f", {extra['useful_cpu_ours']:.0%} of the CPU time useful ({extra['useful_cpu_original']:.0%})"
     if "fraction_ours" in extra and WORKLOADS[extra["workload"]].has_pure_simulation:
         ours, original = extra["simulation_fraction_ours"], extra["simulation_fraction_original"]
         text += f", {ours:.0%} of pure simulation ({original:.0%})"

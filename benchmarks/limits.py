@@ -45,6 +45,7 @@ class Limits:
     env_cpu_us: float
     forward_us: float
     learn_us: float
+    epochs: int
     cores: int
     simulation_frames_per_sec: float
     frames_per_sec: float
@@ -57,6 +58,10 @@ class Limits:
     def of(self, workload: Workload) -> float:
         """The frames per second that count for a workload: with a learner, or without."""
         return self.sampling_frames_per_sec if workload.is_sampling else self.frames_per_sec
+
+    def useful_cpu_us(self, workload: Workload) -> float:
+        """CPU microseconds of a frame that no framework can save."""
+        return self.env_cpu_us + self.forward_us + (0.0 if workload.is_sampling else self.epochs * self.learn_us)
 
     @staticmethod
     def median(limits: Sequence[Limits]) -> Limits:
@@ -96,6 +101,7 @@ def combine(probes: Sequence[Probe], cores: int, num_epochs: int, env_waits: boo
         env_cpu_us=env_cpu_sec * 1e6,
         forward_us=forward_sec * 1e6,
         learn_us=learn_sec * 1e6,
+        epochs=num_epochs,
         cores=cores,
         simulation_frames_per_sec=simulation,
         frames_per_sec=min(simulation, cores / (env_cpu_sec + forward_sec + num_epochs * learn_sec)),

@@ -125,7 +125,7 @@ class ProcessTree:
 
     def kill(self) -> None:
         """Nothing is saved and nothing survives: the original would leave its workers behind after SIGTERM."""
-        while processes := [process for process in self._processes() if process.status() != psutil.STATUS_ZOMBIE]:
+        while processes := [process for process in self._processes() if _is_running(process)]:
             for process in processes:
                 try:
                     process.kill()
@@ -142,6 +142,13 @@ class ProcessTree:
             except (ProcessLookupError, PermissionError):
                 continue
         return found
+
+
+def _is_running(process: psutil.Process) -> bool:
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
 
 
 def _pss_kib(pid: int) -> int:

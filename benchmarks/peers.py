@@ -14,6 +14,7 @@ Each round runs everything once, one after another; ratios are those within a ro
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -54,24 +55,36 @@ PEERS = (
 ASKED_OF_BEST = 2.5
 
 
-def peer_rows(ours: Mapping[str, Sequence[float]], peers: Mapping[str, Sequence[float]]) -> list[Row]:
-    """Rows "W1 / peer" from frames per second by name and round, and one for W1 next to the best peer of each round."""
+def peer_rows(ours: Mapping[str, Sequence[Measurement]], peers: Mapping[str, Sequence[Measurement]]) -> list[Row]:
+    """Rows "W1 / peer" from the runs of all rounds by name, and one for W1 next to the best peer of each round."""
     rows = []
     for peer in PEERS:
         for name in OURS if peer.name in peers else ():
             asked = (peer.asked or {}).get(name)
             row = paired_row(
                 f"{name} / {peer.description}",
-                ours[name],
-                peers[peer.name],
+                _speeds(ours[name]),
+                _speeds(peers[peer.name]),
                 "frames/s",
                 asked=f"{asked:g}x" if asked else None,
+                extra={"cpu_ratio": _cpu_ratio(ours[name], peers[peer.name])},
             )
             rows.append(row)
     if peers:
-        best = [max(speeds) for speeds in zip(*peers.values(), strict=True)]
-        rows.append(paired_row("W1 / best peer", ours["W1"], best, "frames/s", asked=f"{ASKED_OF_BEST:g}x"))
+        best = [max(runs, key=lambda run: run.frames_per_sec) for runs in zip(*peers.values(), strict=True)]
+        extra = {"cpu_ratio": _cpu_ratio(ours["W1"], best)}
+        speeds = (_speeds(ours["W1"]), _speeds(best))
+        rows.append(paired_row("W1 / best peer", *speeds, "frames/s", asked=f"{ASKED_OF_BEST:g}x", extra=extra))
     return rows
+
+
+def _speeds(runs: Sequence[Measurement]) -> list[float]:
+    return [run.frames_per_sec for run in runs]
+
+
+def _cpu_ratio(ours: Sequence[Measurement], peer: Sequence[Measurement]) -> float:
+    pairs = zip(ours, peer, strict=True)
+    return round(statistics.median(b.cpu_sec_per_million / a.cpu_sec_per_million for a, b in pairs), 3)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,23 +92,26 @@ def main(argv: list[str] | None = None) -> int:
     lock = MachineLock(args.lock)
     pythons = {peer.name: args.pufferlib_python if peer.name == "pufferlib" else args.peers_python for peer in PEERS}
     chosen = [peer for peer in PEERS if pythons[peer.name] and (not args.only or peer.name in args.only)]
-    ours: dict[str, list[float]] = {name: [] for name in OURS}
-    peers: dict[str, list[float]] = {peer.name: [] for peer in chosen}
+    ours: dict[str, list[Measurement]] = {name: [] for name in OURS}
+    peers: dict[str, list[Measurement]] = {peer.name: [] for peer in chosen}
     for seed in range(args.rounds):
         with lock, tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
             for name in OURS:
                 side = ours_side()
                 command = side.command(WORKLOADS[name], f"{folder}/{name}", seed)
-                ours[name].append(_run(name, command, side, args.seconds, folder).frames_per_sec)
+                ours[name].append(_run(name, command, side, args.seconds, folder))
         with lock, tempfile.TemporaryDirectory(prefix="sf_peers_") as folder:
             for peer in chosen:
                 side = Side(peer.name, pythons[peer.name])
                 run = _run(peer.name, peer.command(side.python, seed), side, args.seconds, folder)
-                peers[peer.name].append(run.frames_per_sec)
+                peers[peer.name].append(run)
     rows = peer_rows(ours, peers)
     for row in rows:
         asked = f", asked {row.asked}" if row.asked else ""
-        print(f"{row.label}: {row.ratio_median:.2f}x ({row.ratio_min:.2f} to {row.ratio_max:.2f}{asked})")
+        print(
+            f"{row.label}: {row.ratio_median:.2f}x ({row.ratio_min:.2f} to {row.ratio_max:.2f}{asked}), "
+            f"{row.extra['cpu_ratio']:.2f}x fewer CPU seconds per frame"
+        )
     if args.save:
         missing = [] if args.pufferlib_python else ["PufferLib was not measured: --pufferlib_python was not given"]
         write_result("peers", rows, notes=missing)

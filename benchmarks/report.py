@@ -85,21 +85,33 @@ def workload_table(workloads: Mapping[str, Result]) -> str:
 
 def limit_table(workloads: Mapping[str, Result]) -> str:
     """How near both sides come to the limits of the machine, measured in the same minute."""
-    header = ("workload", "env", "forward", "learner", "limit", "here", "original", "aim", "of pure simulation")
+    header = (
+        "workload",
+        "env",
+        "forward",
+        "learner",
+        "limit",
+        "here",
+        "original",
+        "aim",
+        "of pure simulation",
+        "useful CPU",
+    )
     rows = []
     for row in _rows_with(workloads.values(), "limit"):
         parts = [f"{row[f'limit_{part}_us']:.3g} us" for part in ("env_cpu", "forward", "learn")]
         pure = _percent(row["simulation_fraction_ours"]) if WORKLOADS[row["workload"]].has_pure_simulation else ""
         fractions = (_percent(row["fraction_ours"]), _percent(row["fraction_original"]))
-        aim = _percent(row.get("asked_fraction"))
-        rows.append((row["label"], *parts, _number(row["limit"]), *fractions, aim, pure))
+        aim, useful = _percent(row.get("asked_fraction")), _percent(row.get("useful_cpu_ours"))
+        rows.append((row["label"], *parts, _number(row["limit"]), *fractions, aim, pure, useful))
     if not rows:
         return ""
     text = (
         "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, in CPU time per "
         "frame, measured between the runs with the fastest of this project's model and the same network in bare "
         "PyTorch and NumPy (`python -m benchmarks.limits`). It is not above pure simulation: workers that step their "
-        "environments with random actions and do nothing else. Serial mode has one core.\n\n"
+        "environments with random actions and do nothing else. Serial mode has one core. Useful CPU is the "
+        "part of our CPU time that goes to these three.\n\n"
     )
     return text + _table(header, rows)
 
@@ -109,11 +121,18 @@ def peer_table(peers: Result | None) -> str:
     if peers is None:
         return ""
     rows = [
-        (row["label"], _number(row["original"]), _number(row["ours"]), _ratio(row), row.get("asked") or "")
-        for row in peers["rows"]
+        (
+            r["label"],
+            _number(r["original"]),
+            _number(r["ours"]),
+            _ratio(r),
+            r.get("asked") or "",
+            _times(r["cpu_ratio"]),
+        )
+        for r in peers["rows"]
     ]
     notes = "".join(f"\n{note}." for note in peers.get("notes", []))
-    return _table(("ours / peer", "peer", "here", "ratio", "aim"), rows) + notes
+    return _table(("ours / peer", "peer", "here", "ratio", "aim", "CPU time"), rows) + notes
 
 
 def scaling_table(scaling: Result | None) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import sys
 
 import pytest
 
-from benchmarks.measuring import Report, TooFewReports, evaluate, measure, parse_frames, parse_reward
+from benchmarks.measuring import MachineLock, Report, TooFewReports, evaluate, measure, parse_frames, parse_reward
 from benchmarks.results_io import Row, paired_row, read_results, write_result
 from sample_factory.monitoring.console_lines import fps_line, reward_line
 from sample_factory.monitoring.snapshot import PolicyLag
@@ -116,3 +117,26 @@ def test_results_are_read_as_they_were_written(tmp_path):
     ]
     assert result["command"] == "python -m x" and result["runs"] == [1, 2]
     assert result["machine"]["cores"] >= 1 and "torch" in result["machine"]["versions"]
+
+
+def is_locked(path) -> bool:
+    with open(path, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
+def test_the_machine_is_kept_between_runs_that_belong_together(tmp_path, monkeypatch):
+    path = str(tmp_path / "lock")
+    lock = MachineLock(path)
+    with lock:
+        assert is_locked(path)
+    assert is_locked(path)
+    monkeypatch.setattr(MachineLock, "KEEP_SEC", -1.0)
+    with lock:
+        assert is_locked(path)
+    assert not is_locked(path)
+    with MachineLock(None):
+        assert not is_locked(path)

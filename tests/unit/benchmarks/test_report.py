@@ -28,6 +28,7 @@ LIMIT_EXTRA = {
     "fraction_original": 0.05,
     "simulation_fraction_ours": 0.3,
     "asked_fraction": 0.4,
+    "useful_cpu_ours": 0.55,
 }
 
 
@@ -37,7 +38,8 @@ def write_everything(folder):
     write_result("W1", [row], folder)
     without_limit = paired_row("W1s", [50000.0], [20000.0], "frames/s", extra=WORKLOAD_EXTRA)
     write_result("W1s", [without_limit], folder)
-    write_result("peers", [paired_row("W1 / a peer", [160000.0], [80000.0], "frames/s", asked="2.5x")], folder)
+    peer = paired_row("W1 / a peer", [160000.0], [80000.0], "frames/s", asked="2.5x", extra={"cpu_ratio": 1.25})
+    write_result("peers", [peer], folder)
     points = [
         Row(f"p{n}", 1000.0 * n, "frames/s", extra={"workload": "W1", "axis": "num_workers", "value": n})
         for n in (1, 2)
@@ -51,8 +53,8 @@ def test_the_page_shows_every_result(tmp_path):
     write_everything(tmp_path)
     text = page(read_results(tmp_path))
     assert "| W1 | CartPole | 20,000 | 165,000 | **8.25x** (8.00 - 8.50) | 8x | 4.25x | 1.50x |" in text
-    assert "| W1 | 3.8 us | 1 us | 1 us | 300,000 | 40% | 5% | 40% |  |" in text
-    assert "| W1 / a peer | 80,000 | 160,000 | **2.00x** (2.00 - 2.00) | 2.5x |" in text
+    assert "| W1 | 3.8 us | 1 us | 1 us | 300,000 | 40% | 5% | 40% |  | 55% |" in text
+    assert "| W1 / a peer | 80,000 | 160,000 | **2.00x** (2.00 - 2.00) | 2.5x | 1.25x |" in text
     assert "| 16 workers | 50 | 12.5 | s | **4.00x** (3.50 - 4.50) | 4x |" in text
     assert "| p2 | 2,000 |" in text
     assert "## Something new" in text and "| a thing |  | 7 | MiB |  |  |" in text

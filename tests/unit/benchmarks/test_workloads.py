@@ -134,6 +134,7 @@ def test_a_result_compares_neighbours_and_names_the_share_of_the_limit():
     assert row.extra["policy_lag_original"] is None and row.extra["policy_lag_ours"] == 1.0
     assert row.extra["fraction_ours"] == pytest.approx(5e4 / (2 / 15e-6), abs=1e-3)
     assert row.extra["simulation_fraction_ours"] == pytest.approx(5e4 / 2e5, abs=1e-3)
+    assert row.extra["useful_cpu_ours"] == pytest.approx(15.0 / ((1e6 / 4e4 + 1e6 / 6e4) / 2), abs=1e-3)
     assert "2.50x frames per second (2.00 to 3.00, asked 8x)" in summary(row)
 
 
@@ -176,11 +177,13 @@ def test_agents_are_divided_among_processes():
 
 
 def test_the_best_peer_is_the_best_of_each_round():
-    ours = {"W1": [100.0, 100.0, 100.0], "W1s": [50.0, 50.0, 50.0]}
-    rows = peer_rows(ours, {"sb3": [50.0, 20.0, 25.0], "plain": [25.0, 40.0, 20.0]})
+    ours = {"W1": [run(100.0)] * 3, "W1s": [run(50.0)] * 3}
+    peers = {"sb3": [run(50.0), run(20.0), run(25.0)], "plain": [run(25.0), run(40.0), run(20.0)]}
+    rows = peer_rows(ours, peers)
     by_label = {row.label: row for row in rows}
     best = by_label["W1 / best peer"]
     assert (best.ratio_median, best.ratio_min, best.ratio_max) == (2.5, 2.0, 4.0)
     assert by_label["W1s / Stable-Baselines3, DummyVecEnv"].asked == "1.5x"
     assert by_label["W1s / plain loop, list of environments"].asked is None
+    assert best.extra["cpu_ratio"] == pytest.approx(2.5)  # these runs all use one core
     assert len(rows) == 5
