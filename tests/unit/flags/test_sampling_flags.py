@@ -87,7 +87,7 @@ def parallel_sampler(*flags: str) -> ParallelSampler:
 
 
 def test_inference_placement() -> None:
-    """--inference_placement: whose processes inference workers live in; whether there are --worker_num_splits groups."""
+    """--inference_placement: where inference workers live; whether there are --worker_num_splits groups."""
     several = "--policy_workers_per_policy=2"
     cases = [
         (("--inference_placement=rollout", "--num_policies=2"), 3, 1, 3),
