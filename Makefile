@@ -117,6 +117,8 @@ bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
 	$(BIN)/python -m benchmarks.scaling --original=$(ORIGINAL) --save
 	$(BIN)/python -m benchmarks.learner_step --original=$(ORIGINAL) --save
 	$(BIN)/python -m benchmarks.startup --original=$(ORIGINAL)
+	$(BIN)/python -m benchmarks.memory --original=$(ORIGINAL)
+	$(BIN)/python -m benchmarks.inference_latency
 	$(BIN)/python -m benchmarks.report
 
 # Minutes: two workloads, one pair each; prints and writes nothing.

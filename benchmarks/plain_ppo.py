@@ -3,7 +3,8 @@
     python plain_ppo.py --seconds=30
 
 Written the way one writes it when speed matters and generality does not: one forward pass for all environments per
-step, preallocated arrays, a fused optimiser. Needs gymnasium, NumPy and PyTorch only.
+step, preallocated arrays, a fused optimiser. Observations and returns are normalised like in W1, so that it learns as
+much from a frame. Needs gymnasium, NumPy and PyTorch only.
 """
 
 from __future__ import annotations
@@ -94,10 +95,28 @@ def _pufferlib_vector_env(num: int) -> Any:
     return pufferlib.vector.make(make, num_envs=num, backend=pufferlib.vector.Serial)
 
 
+class Normalizer:
+    """Running mean and standard deviation of rows."""
+
+    def __init__(self, *shape: int) -> None:
+        self.mean, self.variance, self.count = torch.zeros(shape), torch.ones(shape), 1.0
+        self.std = torch.ones(shape)
+
+    def update(self, values: Tensor) -> None:
+        """Rows ``[n, ...]``."""
+        num = len(values)
+        delta, total = values.mean(0) - self.mean, self.count + num
+        spread = self.variance * self.count + values.var(0) * num + delta.square() * self.count * num / total
+        self.mean = self.mean + delta * num / total
+        self.variance, self.count = spread / total, total
+        self.std = (self.variance + 1e-5).sqrt()
+
+
 class Rollout:
     """Arrays of one iteration, ordered by step, then environment."""
 
     def __init__(self, num_steps: int, num_envs: int) -> None:
+        self.of_obs, self.of_returns = Normalizer(4), Normalizer()
         shape = (num_steps, num_envs)
         self.obs = torch.zeros(*shape, 4)
         self.actions = torch.zeros(shape, dtype=torch.long)
@@ -105,17 +124,20 @@ class Rollout:
         self.rewards, self.dones = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
 
     def collect(self, envs: Envs | VectorEnvs, network: Network) -> None:
+        mean, scale = self.of_obs.mean, 1.0 / self.of_obs.std
         with torch.inference_mode():
             for step in range(len(self.rewards)):
-                obs = torch.from_numpy(envs.obs)
-                self.obs[step] = obs
+                obs = self.obs[step] = ((torch.from_numpy(envs.obs) - mean) * scale).clamp_(-5.0, 5.0)
                 log_probs, self.values[step] = network(obs)
                 noise = torch.empty_like(log_probs).exponential_().log_()
                 actions = (log_probs - noise).argmax(1)  # the Gumbel trick: a sample of the policy
                 self.actions[step] = actions
                 self.log_probs[step] = log_probs.gather(1, actions[:, None]).squeeze(1)
                 envs.step(actions.tolist(), self.rewards[step], self.dones[step])
-            self.values[-1] = network(torch.from_numpy(envs.obs))[1]
+            last = ((torch.from_numpy(envs.obs) - mean) * scale).clamp_(-5.0, 5.0)
+            self.values[-1] = network(last)[1]
+            self.values.mul_(self.of_returns.std).add_(self.of_returns.mean)
+            self.of_obs.update(self.obs.flatten(0, 1) * self.of_obs.std + mean)
 
     def advantages(self) -> Tensor:
         """Generalised advantage estimation, ``[steps, envs]``."""
@@ -133,6 +155,8 @@ def train(network: Network, optimizer: torch.optim.Optimizer, rollout: Rollout, 
     """PPO on a rollout, in random minibatches."""
     advantages = rollout.advantages().flatten()
     returns = advantages + rollout.values[:-1].flatten()
+    rollout.of_returns.update(returns)
+    returns = (returns - rollout.of_returns.mean) / rollout.of_returns.std
     columns = (rollout.obs.flatten(0, 1), rollout.actions.flatten(), rollout.log_probs.flatten(), advantages, returns)
     for _ in range(epochs):
         for rows in torch.randperm(len(advantages)).split(minibatch):
