@@ -80,25 +80,31 @@ PEERS_VENV ?= .venv-peers
 PEERS_STAMP := $(PEERS_VENV)/.installed
 PUFFERLIB_VENV ?= .venv-pufferlib
 PUFFERLIB_STAMP := $(PUFFERLIB_VENV)/.installed
-BENCH_STAMP := $(VENV)/.installed-bench
+# The libraries an environment is made of are the same on all sides: CartPole of Gymnasium 1.x costs almost twice as much.
+SAME_LIBRARIES := "gymnasium==0.29.1" "numpy<2" ale-py
+BENCH_VENV ?= .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+BENCH := $(BENCH_VENV)/bin/python
 SF2_BENCH_STAMP := $(SF2_VENV)/.installed-bench
 ORIGINAL := $(abspath $(SF2_VENV))/bin/python
 BENCH_WORKLOADS ?= all
 BENCH_PAIRS ?= 3
 BENCH_SECONDS ?= 30
 
-$(BENCH_STAMP): $(STAMP)
-	$(BIN)/pip install --quiet -e ".[bench]"
+$(BENCH_STAMP): setup.py
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(BENCH_VENV)/bin/pip install --quiet -e ".[bench]" $(SAME_LIBRARIES)
 	touch $(BENCH_STAMP)
 
 $(SF2_BENCH_STAMP): $(SF2_STAMP)
-	$(SF2_VENV)/bin/pip install --quiet ale-py "numpy<2"
+	$(SF2_VENV)/bin/pip install --quiet $(SAME_LIBRARIES)
 	touch $(SF2_BENCH_STAMP)
 
 $(PEERS_STAMP):
 	$(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/pip install --quiet "$(TORCH)"
-	$(PEERS_VENV)/bin/pip install --quiet stable-baselines3
+	$(PEERS_VENV)/bin/pip install --quiet stable-baselines3 $(SAME_LIBRARIES)
 	touch $(PEERS_STAMP)
 
 $(PUFFERLIB_STAMP):
@@ -108,25 +114,25 @@ $(PUFFERLIB_STAMP):
 	touch $(PUFFERLIB_STAMP)
 
 bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
-	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads $(BENCH_WORKLOADS) \
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads $(BENCH_WORKLOADS) \
 		--pairs=$(BENCH_PAIRS) --seconds=$(BENCH_SECONDS) --limits --save
-	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s W1d64 --omp=unset \
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s W1d64 --omp=unset \
 		--pairs=1 --seconds=$(BENCH_SECONDS) --save
-	$(BIN)/python -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
+	$(BENCH) -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
 		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
-	$(BIN)/python -m benchmarks.scaling --original=$(ORIGINAL) --save
-	$(BIN)/python -m benchmarks.learner_step --original=$(ORIGINAL) --save
-	$(BIN)/python -m benchmarks.startup --original=$(ORIGINAL)
-	$(BIN)/python -m benchmarks.memory --original=$(ORIGINAL)
-	$(BIN)/python -m benchmarks.inference_latency
-	$(BIN)/python -m benchmarks.report
+	$(BENCH) -m benchmarks.scaling --original=$(ORIGINAL) --save
+	$(BENCH) -m benchmarks.learner_step --original=$(ORIGINAL) --save
+	$(BENCH) -m benchmarks.startup --original=$(ORIGINAL)
+	$(BENCH) -m benchmarks.memory --original=$(ORIGINAL)
+	$(BENCH) -m benchmarks.inference_latency
+	$(BENCH) -m benchmarks.report
 
 # Minutes: two workloads, one pair each; prints and writes nothing.
-bench-quick: $(STAMP) $(SF2_STAMP)
-	$(BIN)/python -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s --pairs=1 --seconds=20
+bench-quick: $(BENCH_STAMP) $(SF2_STAMP)
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s --pairs=1 --seconds=20
 
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write
 
 clean:
-	rm -rf $(VENV) $(SF2_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(SF2_VENV) $(BENCH_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) build dist *.egg-info

@@ -13,11 +13,11 @@ UNDER_EVERY_PLACEMENT = {"test_training_modes", "test_multi_agent", "test_ends",
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if metafunc.module.__name__.rpartition(".")[2] in UNDER_EVERY_PLACEMENT:
-        metafunc.fixturenames.append("inference_placement")
         metafunc.parametrize("inference_placement", [ROLLOUT, SEPARATE], indirect=True)
 
 
-@pytest.fixture
-def inference_placement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(harness, "placement", request.param)
-    return request.param
+@pytest.fixture(autouse=True)
+def inference_placement(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    placement = getattr(request, "param", None)
+    if placement is not None:
+        monkeypatch.setattr(harness, "placement", placement)
