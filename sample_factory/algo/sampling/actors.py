@@ -65,6 +65,8 @@ class _StepViews:
         self.obs: dict[str, np.ndarray] = {key: array[:, step] for key, array in block["obs"].items()}
         self.outputs = PolicyOutputs(*(block[name][:, step] for name in PolicyOutputs._fields))
         self.policy_version: np.ndarray = block["policy_version"][:, step]
+        self.rnn_states: np.ndarray = block["rnn_states"][:, step]
+        self.next_rnn_states: np.ndarray = block["rnn_states"][:, step + 1]
 
 
 class NumpyActor:
@@ -81,7 +83,7 @@ class NumpyActor:
     def serve(self, requests: Sequence[PolicyRequest]) -> int:
         if len(requests) == 1 and not requests[0].partial:
             views = self._step_views(requests[0])
-            self._policy.act(views.obs, views.outputs)
+            self._policy.act(views.obs, views.rnn_states, views.outputs, views.next_rnn_states)
             views.policy_version[...] = self._param_client.policy_version
             return len(views.policy_version)
         return self._serve_together(requests)
@@ -109,13 +111,17 @@ class NumpyActor:
             np.empty(n, np.float32),
             np.empty(n, np.float32),
         )
-        self._policy.act(obs, outputs)
+        rnn_states = np.concatenate([views.rnn_states[rows] for views, rows in parts])
+        next_rnn_states = np.empty_like(rnn_states)
+        self._policy.act(obs, rnn_states, outputs, next_rnn_states)
         start = 0
         for views, rows in parts:
             stop = start + len(views.policy_version[rows])
             for target, values in zip(views.outputs, outputs, strict=True):
                 target[rows] = values[start:stop]
             views.policy_version[rows] = self._param_client.policy_version
+            if self._policy.is_recurrent:
+                views.next_rnn_states[rows] = next_rnn_states[start:stop]
             start = stop
         return n
 

@@ -45,7 +45,8 @@ def act(model, obs, seed=0, deterministic=False) -> PolicyOutputs:
     policy = compile_policy(model, np.random.default_rng(seed), deterministic)
     assert policy is not None
     out = outputs_for(len(next(iter(obs.values()))), model.action_space)
-    policy.act(obs, out)
+    n = len(next(iter(obs.values())))
+    policy.act(obs, np.zeros((n, 1), np.float32), out, np.zeros((n, 1), np.float32))
     return out
 
 
@@ -91,6 +92,26 @@ def test_observations_of_several_kinds(flags):
     check_against_module(model, obs)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("n, rnn_size", [(1, 24), (2, 24), (2, 450), (7, 24)])  # 450: columns are multiplied one by one
+def test_gru_carries_its_states(num_layers, n, rnn_size):
+    model = make_model("--use_rnn=True", f"--rnn_size={rnn_size}", f"--rnn_num_layers={num_layers}")
+    policy = compile_policy(model, np.random.default_rng(0), False)
+    assert policy.is_recurrent
+    expected_states = torch.zeros(n, rnn_size * num_layers)
+    states = expected_states.numpy().copy()
+    for seed in range(4):
+        obs = np.random.default_rng(seed).normal(size=(n, 4)).astype(np.float32)
+        out, next_states = outputs_for(n, model.action_space), np.full_like(states, np.nan)
+        policy.act({"obs": obs}, states, out, next_states)
+        with torch.no_grad():
+            expected = model(prepare_and_normalize_obs(model, {"obs": torch.from_numpy(obs.copy())}), expected_states)
+        expected_states, states = expected["new_rnn_states"], next_states
+        np.testing.assert_allclose(next_states, expected_states.numpy(), rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(out.action_logits, expected["action_logits"].numpy(), rtol=1e-4, atol=2e-6)
+        np.testing.assert_allclose(out.values, expected["values"].reshape(-1).numpy(), rtol=1e-4, atol=2e-6)
+
+
 def test_refresh_follows_weights_statistics_and_replaced_storage():
     model, obs = make_model(), random_obs(VECTOR)
     policy = compile_policy(model, np.random.default_rng(0), False)
@@ -98,7 +119,7 @@ def test_refresh_follows_weights_statistics_and_replaced_storage():
 
     def values() -> np.ndarray:
         policy.refresh()
-        policy.act(obs, out)
+        policy.act(obs, np.zeros((7, 1), np.float32), out, np.zeros((7, 1), np.float32))
         return out.values.copy()
 
     before = values()
@@ -181,7 +202,7 @@ def test_changed_models_are_left_to_torch(change):
 @pytest.mark.parametrize(
     "flags, kwargs",
     [
-        (("--use_rnn=True",), {}),
+        (("--use_rnn=True", "--rnn_type=lstm"), {}),
         (("--actor_critic_share_weights=False",), {}),
         (("--adaptive_stddev=False",), {"action_space": spaces.Box(-1, 1, (2,))}),
         ((), {"obs_space": spaces.Dict(obs=spaces.Box(0, 255, (3, 36, 36), np.uint8))}),
