@@ -28,7 +28,7 @@ from typing import Any
 from benchmarks.limits import Limits, measure_limits
 from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
-from benchmarks.workloads import OTHER_THREADS_SUFFIX, WORKLOADS, Workload, workload_names
+from benchmarks.workloads import EVERY_WORKLOAD, OTHER_THREADS_SUFFIX, Workload, workload_names
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
     results, failed = [], []
     for name in workload_names(args.workloads):
         try:
-            pairs = _run_pairs(WORKLOADS[name], original, ours, lock, args)
+            pairs = _run_pairs(EVERY_WORKLOAD[name], original, ours, lock, args)
         except TooFewReports as problem:
             print(f"{name}: FAILED: {problem}", flush=True)
             failed.append(name)
@@ -152,7 +152,9 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--original", type=interpreter, help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--against", help="another checkout of this repository to compare with instead")
-    parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
+    parser.add_argument(
+        "--workloads", nargs="+", default=["W1"], metavar="NAME", choices=["all", "gpu", *EVERY_WORKLOAD]
+    )
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=30.0, help="length of one run after its start-up")
     parser.add_argument("--omp", default="1", help="OMP_NUM_THREADS of both sides, or 'unset'")
@@ -208,7 +210,7 @@ def summary(row: Row) -> str:
     if "fraction_ours" in extra:
         text += f"\n{row.label}: {extra['fraction_ours']:.0%} of the limit (original {extra['fraction_original']:.0%})"
         text += f", {extra['useful_cpu_ours']:.0%} of the CPU time useful ({extra['useful_cpu_original']:.0%})"
-    if "fraction_ours" in extra and WORKLOADS[extra["workload"]].has_pure_simulation:
+    if "fraction_ours" in extra and EVERY_WORKLOAD[extra["workload"]].has_pure_simulation:
         ours, original = extra["simulation_fraction_ours"], extra["simulation_fraction_original"]
         text += f", {ours:.0%} of pure simulation ({original:.0%})"
     return text

@@ -111,17 +111,17 @@ class BatchedZeroCost(gym.Env):
 
     is_multiagent = True
 
-    def __init__(self, num_agents: int, render_mode: str | None = None) -> None:
+    def __init__(self, num_agents: int, render_mode: str | None = None, device: str = "cpu") -> None:
         import torch
 
         self.render_mode = render_mode
         self.num_agents = num_agents
         self.observation_space = gym.spaces.Dict(obs=gym.spaces.Box(-1.0, 1.0, (4,), np.float32))  # of one agent
         self.action_space = gym.spaces.Discrete(2)
-        self._obs = {"obs": torch.full((num_agents, 4), 0.5)}  # [agents, 4]
-        self._rewards = torch.ones(num_agents)  # [agents]
-        self._never = torch.zeros(num_agents, dtype=torch.bool)  # [agents]
-        ends = torch.arange(num_agents) % EPISODE_LENGTH
+        self._obs = {"obs": torch.full((num_agents, 4), 0.5, device=device)}  # [agents, 4]
+        self._rewards = torch.ones(num_agents, device=device)  # [agents]
+        self._never = torch.zeros(num_agents, dtype=torch.bool, device=device)  # [agents]
+        ends = torch.arange(num_agents, device=device) % EPISODE_LENGTH
         self._truncated = [ends == step for step in range(EPISODE_LENGTH)]  # [agents] each
         self._num_steps = 0
 
@@ -184,7 +184,7 @@ class Pong(gym.Env):
         return self._cv2.resize(frame, (84, 84), interpolation=self._cv2.INTER_AREA)
 
 
-BATCHED_PREFIX = "bench_batched_"
+BATCHED_PREFIX, CUDA = "bench_batched_", "cuda_"
 ENV_NAMES = (
     "CartPole-v1",
     "bench_zero_vector",
@@ -194,6 +194,7 @@ ENV_NAMES = (
     "bench_four_agents",
     "bench_pong",
     *(f"{BATCHED_PREFIX}{num_agents}" for num_agents in (64, 1024, 8192)),
+    *(f"{BATCHED_PREFIX}{CUDA}{num_agents}" for num_agents in (1024, 8192)),
 )
 
 
@@ -203,7 +204,8 @@ def make_env(
     """Any of `ENV_NAMES`; `env_config.env_id` seeds the ones that draw numbers, `cfg` is not used."""
     env_id = 0 if env_config is None else int(getattr(env_config, "env_id", 0) or 0)
     if full_env_name.startswith(BATCHED_PREFIX):
-        return BatchedZeroCost(int(full_env_name.removeprefix(BATCHED_PREFIX)), render_mode)
+        name = full_env_name.removeprefix(BATCHED_PREFIX)
+        return BatchedZeroCost(int(name.removeprefix(CUDA)), render_mode, "cuda" if name.startswith(CUDA) else "cpu")
     if full_env_name in ("bench_zero_vector", "bench_zero_image"):
         return ZeroCost(full_env_name.endswith("image"), render_mode)
     if full_env_name in ("bench_sleep", "bench_sleep_lognormal"):

@@ -99,7 +99,7 @@ def main():
     with tempfile.TemporaryDirectory() as train_dir, contextlib.redirect_stdout(sys.stderr):
         learner, cfg, env_info = make_learner(flags, problem, train_dir)
         num_rows = cfg.num_batches_per_epoch * cfg.batch_size // cfg.rollout
-        batch = alloc_trajectory_tensors(env_info, num_rows, cfg.rollout, get_rnn_size(cfg), "cpu", False)
+        batch = alloc_trajectory_tensors(env_info, num_rows, cfg.rollout, get_rnn_size(cfg), learner.device, False)
         print("ready", file=answers, flush=True)
         for line in sys.stdin:
             # The same batch every time: with the weights of a few hundred steps it would be far off the policy.
@@ -111,6 +111,8 @@ def main():
                 learner.last_summary_time = time.time()
                 wall, cpu = time.perf_counter(), time.process_time()
                 learner.train(batch)
+                if cfg.device == "gpu":
+                    torch.cuda.synchronize()
                 cpu_seconds += time.process_time() - cpu
                 seconds += time.perf_counter() - wall
             steps = learner.train_step - first_step

@@ -72,7 +72,13 @@ class Child:
     """A process with one learner."""
 
     def __init__(
-        self, python: str, workload: Workload, extra_flags: list[str], num_threads: int, is_ours: bool
+        self,
+        python: str,
+        workload: Workload,
+        extra_flags: list[str],
+        num_threads: int,
+        is_ours: bool,
+        device: str = "cpu",
     ) -> None:
         env = {key: value for key, value in os.environ.items() if key not in ("OMP_NUM_THREADS", "PYTHONPATH")}
         if num_threads > 0:
@@ -80,6 +86,7 @@ class Child:
         if is_ours:
             env["PYTHONPATH"] = str(REPOSITORY)
         problem = CASES[workload.case][0]
+        extra_flags = [f"--device={device}", *extra_flags]
         command = [python, str(CHILD), json.dumps([*workload.flags(), *extra_flags]), json.dumps(problem)]
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
@@ -120,8 +127,8 @@ def summary(values: list[float]) -> dict[str, float]:
 def measure(workload: Workload, args: argparse.Namespace, num_threads: int) -> dict[str, Any]:
     """Milliseconds per SGD step of both sides and their ratios."""
     children = {
-        "ours": Child(sys.executable, workload, args.extra_flags, num_threads, is_ours=True),
-        "original": Child(args.original, workload, [], num_threads, is_ours=False),
+        "ours": Child(sys.executable, workload, args.extra_flags, num_threads, is_ours=True, device=args.device),
+        "original": Child(args.original, workload, [], num_threads, is_ours=False, device=args.device),
     }
     try:
         # Iterations per slice, from one warm one.
@@ -200,6 +207,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--slices", type=int, default=7)
     parser.add_argument("--slice-seconds", type=float, default=0.5)
+    parser.add_argument("--device", choices=["cpu", "gpu"], default="cpu", help="of both sides")
     parser.add_argument("--extra-flags", nargs="*", default=[], help="for our side, e.g. mixed_precision=bf16")
     parser.add_argument("--json", type=Path, help="write all numbers to this file")
     args = parser.parse_args(argv)

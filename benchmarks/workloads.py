@@ -170,11 +170,44 @@ OTHER_THREADS_SUFFIX = "_threads"
 WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 
+def _batched_on_gpu(num_agents: int, batch_size: int) -> Workload:
+    workload = _batched(num_agents, batch_size, 3.0)
+    flags = (*workload.flags, "--device=gpu", "--actor_worker_gpus", "0")
+    env = workload.env.replace("bench_batched_", "bench_batched_cuda_")
+    return Workload(f"W4_cuda_{num_agents}", f"{workload.description}, on a GPU", env, flags, 3.0)
+
+
+# For a machine with a GPU and 16 cores; not part of "all".
+GPU_WORKLOADS: dict[str, Workload] = {
+    workload.name: workload
+    for workload in (
+        Workload(
+            "W3",
+            "Atari Pong, 16 workers x 16 environments, GPU",
+            "bench_pong",
+            (
+                *_ATARI,
+                "--device=gpu",
+                "--num_workers=16",
+                "--num_envs_per_worker=16",
+                "--batch_size=4096",
+            ),
+            asked_fraction=0.9,
+            has_pure_simulation=True,
+        ),
+        _batched_on_gpu(1024, 8192),
+        _batched_on_gpu(8192, 32768),
+    )
+}
+EVERY_WORKLOAD = {**WORKLOADS, **GPU_WORKLOADS}
+
+
 def workload_names(chosen: Sequence[str]) -> list[str]:
-    """The names given on a command line, where "all" stands for every workload."""
-    return list(WORKLOADS) if "all" in chosen else list(chosen)
+    """The names given on a command line: "all" stands for every workload of the CPU, "gpu" for those of a GPU."""
+    groups = {"all": list(WORKLOADS), "gpu": list(GPU_WORKLOADS)}
+    return [name for choice in chosen for name in groups.get(choice, [choice])]
 
 
 def result_names() -> list[str]:
     """Names that results of workloads may have, in the order of the table."""
-    return [name + suffix for suffix in ("", OTHER_THREADS_SUFFIX) for name in WORKLOADS]
+    return [name + suffix for suffix in ("", OTHER_THREADS_SUFFIX) for name in EVERY_WORKLOAD]

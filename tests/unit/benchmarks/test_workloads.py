@@ -25,12 +25,17 @@ from benchmarks.measuring import Measurement
 from benchmarks.peers import peer_rows
 from benchmarks.results_io import REPOSITORY
 from benchmarks.scaling import AXES, Point, points
-from benchmarks.workloads import WORKLOADS, workload_names
+from benchmarks.workloads import EVERY_WORKLOAD, GPU_WORKLOADS, WORKLOADS, workload_names
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.cfg.validation import collect_problems
 
 # Pong needs ale-py, which is optional.
-INSTALLED = [name for name in ENV_NAMES if name != "bench_pong" or importlib.util.find_spec("ale_py")]
+INSTALLED = [
+    name
+    for name in ENV_NAMES
+    if (name != "bench_pong" or importlib.util.find_spec("ale_py"))
+    and ("cuda" not in name or torch.cuda.is_available())
+]
 
 
 def parse(argv):
@@ -38,8 +43,9 @@ def parse(argv):
     return parse_full_cfg(parser, argv)
 
 
-@pytest.mark.parametrize("workload", list(WORKLOADS.values()), ids=lambda workload: workload.name)
-def test_flags_are_valid_and_the_environment_exists(workload):
+@pytest.mark.parametrize("workload", list(EVERY_WORKLOAD.values()), ids=lambda workload: workload.name)
+def test_flags_are_valid_and_the_environment_exists(workload, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # as on the machine that GPU workloads are for
     cfg = parse([*workload.arguments, "--experiment=e"])
     assert collect_problems(cfg) == []
     assert workload.env in ENV_NAMES
@@ -62,6 +68,7 @@ def test_a_changed_point_leaves_the_workload_alone():
 
 def test_all_stands_for_every_workload():
     assert workload_names(["all"]) == list(WORKLOADS)
+    assert workload_names(["gpu", "W1"]) == [*GPU_WORKLOADS, "W1"]
     assert workload_names(["W9", "W1"]) == ["W9", "W1"]
 
 
