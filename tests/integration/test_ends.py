@@ -132,7 +132,8 @@ def test_q39_workers_die_with_a_killed_main_process(tmp_path):
 )
 @pytest.mark.parametrize("mode", [(), SYNC])
 def test_killed_worker_ends_the_run(tmp_path, victim, name, mode):
-    process = start(tmp_path, *mode)
+    own_process = ("--inference_placement=separate",) if "inference" in name else ()
+    process = start(tmp_path, *mode, *own_process)
     lines = wait_for_iterations(process)
     os.kill(worker_pid(process, lines, victim), signal.SIGKILL)
     returncode, output = finish(process)

@@ -64,7 +64,7 @@ class LooksAtProcesses(AlgoObserver):
 def test_default_niceness_and_affinity(tmp_path: Path, is_pinned: bool) -> None:
     """--default_niceness: learner as given, inference 2 more, rollout workers 10 more. --set_workers_cpu_affinity"""
     observer = LooksAtProcesses()
-    flags = ("--default_niceness=3", f"--set_workers_cpu_affinity={is_pinned}")
+    flags = ("--default_niceness=3", f"--set_workers_cpu_affinity={is_pinned}", "--inference_placement=separate")
     status, _ = train(tmp_path, *SHORT, *flags, observer=observer)
     assert status == ExperimentStatus.SUCCESS
     assert observer.niceness == {"learner": {3}, "inference": {5}, "rollout": {13}}

@@ -34,12 +34,13 @@ def sample(cfg, num_samples: int):
 
 
 @pytest.mark.parametrize("batched", [False, True])
-@pytest.mark.parametrize("mode", [(), SERIAL])  # serial without a learner: Q21
+@pytest.mark.parametrize("mode", [(), ("--inference_placement=separate",), SERIAL])  # serial without a learner: Q21
 def test_q21_trajectories_on_demand(tmp_path, mode, batched):
     cfg = parse(tmp_path, *TINY, *mode, f"--batched_sampling={batched}")
+    num_rows = 2 if "--inference_placement=separate" in mode else 4  # a group of the four environments, or all
     for trajectory in sample(cfg, 500):
-        assert trajectory["rewards"].shape == (4 // 2, 8)
-        assert trajectory["obs"]["obs"].shape == (2, 9, 4)
+        assert trajectory["rewards"].shape == (num_rows, 8)
+        assert trajectory["obs"]["obs"].shape == (num_rows, 9, 4)
         assert (trajectory["rewards"] == 1).all()
         assert set(trajectory["actions"].unique().tolist()) <= {0.0, 1.0}
 
