@@ -81,6 +81,8 @@ class VectorEnvs:
 
 
 def _gymnasium_vector_env(num: int) -> Any:
+    if not hasattr(gym.vector, "AutoresetMode"):  # before Gymnasium 1.0 there was this mode only
+        return gym.vector.SyncVectorEnv([lambda: gym.make("CartPole-v1") for _ in range(num)])
     mode = gym.vector.AutoresetMode.SAME_STEP
     return gym.make_vec("CartPole-v1", num, "sync", vector_kwargs={"autoreset_mode": mode})
 

@@ -113,7 +113,9 @@ _ALL = (
         1.5,
         0.8,
     ),
-    Workload("W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, True, True),
+    Workload(
+        "W2_1ms", "environment that sleeps 1 ms", "bench_sleep", _W1, 1.2, 0.9, has_pure_simulation=True, env_waits=True
+    ),
     Workload(
         "W2_lognormal",
         "environment that sleeps 0.2 to 20 ms, unevenly",
