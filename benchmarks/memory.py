@@ -23,35 +23,15 @@ from pathlib import Path
 
 from benchmarks.process_tree import ProcessTree, descendants, memory_of
 from benchmarks.results_io import REPOSITORY, Row, paired_row, write_result
-from benchmarks.startup import ENVIRON, SCRIPT
+from benchmarks.startup import COMMON, ENVIRON, ORDINARY, SCRIPT
 
-COMMON = (
-    "--device=cpu",
-    "--with_wandb=False",
-    "--use_rnn=False",
-    "--encoder_mlp_layers",
-    "64",
-    "64",
-    "--async_rl=True",
-    "--rollout=32",
-    "--batch_size=1024",
-    "--num_epochs=1",
-    "--save_every_sec=100000",
-    "--train_for_env_steps=10000000000",
-)
+ENDLESS = (*COMMON, "--save_every_sec=100000", "--train_for_env_steps=10000000000")
 # One environment object of 64 agents per split, and as many agents as ordinary environments.
 VECTOR = ("--env=vector_CartPole-v1", "--batched_sampling=True", "--num_envs_per_worker=1", "--worker_num_splits=1")
-ORDINARY = ("--env=CartPole-v1", "--batched_sampling=False", "--num_envs_per_worker=32", "--worker_num_splits=2")
 CASES = {
     "vector environment, 1 worker": (*VECTOR, "--num_workers=1"),
-    "ordinary environments, 2 workers": (*ORDINARY, "--num_workers=2"),
-    "ordinary environments, 16 workers": (
-        "--env=CartPole-v1",
-        "--batched_sampling=False",
-        "--num_envs_per_worker=2",
-        "--worker_num_splits=2",
-        "--num_workers=16",
-    ),
+    "ordinary environments, 2 workers": (*ORDINARY, "--num_envs_per_worker=32", "--num_workers=2"),
+    "ordinary environments, 16 workers": (*ORDINARY, "--num_workers=16"),
 }
 ASKED_OF_WORKER = "<= 40 MB"
 _WORKER = re.compile(r"(?:ROLLOUT worker|Worker) \d+(?: started, process|\s+pid)\s+(\d+)")
@@ -120,7 +100,7 @@ def measure_case(args: argparse.Namespace, name: str) -> list[Row]:
             ((args.original, {"PYTHONPATH": ""}), (sys.executable, {"PYTHONPATH": str(REPOSITORY)}))
         ):
             with tempfile.TemporaryDirectory() as folder:
-                flags = [*COMMON, *CASES[name], f"--seed={pair}", f"--train_dir={folder}", "--experiment=run"]
+                flags = [*ENDLESS, *CASES[name], f"--seed={pair}", f"--train_dir={folder}", "--experiment=run"]
                 sides[side].append(measure([python, str(SCRIPT), *flags], folder, extra_env, args))
         print(f"{name}: original {sides[0][-1]}\n{name}: ours     {sides[1][-1]}", flush=True)
     original, ours = sides

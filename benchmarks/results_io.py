@@ -94,7 +94,21 @@ def own_command() -> str:
     """How this program was started, for the record."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = ["-m", spec.name] if spec is not None else sys.argv[:1]
-    return shlex.join(["python", *program, *sys.argv[1:]])
+    return shlex.join(["python", *program, *map(portable, sys.argv[1:])])
+
+
+def portable(argument: str) -> str:
+    """A command-line argument without the folders that only this machine has.
+
+    Of absolute paths, also as values of flags, what is inside of the repository remains; of others, interpreters of
+    virtual environments above all, the last three parts.
+    """
+    flag, equals, value = argument.rpartition("=")
+    path = Path(value)
+    if not path.is_absolute():
+        return argument
+    short = path.relative_to(REPOSITORY) if path.is_relative_to(REPOSITORY) else Path(*path.parts[1:][-3:])
+    return f"{flag}{equals}{short}"
 
 
 def write_result(

@@ -31,23 +31,20 @@ from benchmarks.process_tree import ProcessTree
 from benchmarks.results_io import REPOSITORY, Row, paired_row, write_result
 
 SCRIPT = Path(__file__).with_name("marked_gym.py")
-FLAGS = (
-    "--env=CartPole-v1",
+COMMON = (
     "--device=cpu",
     "--with_wandb=False",
     "--use_rnn=False",
     "--encoder_mlp_layers",
     "64",
     "64",
-    "--batched_sampling=False",
     "--async_rl=True",
-    "--num_envs_per_worker=2",
-    "--worker_num_splits=2",
     "--rollout=32",
     "--batch_size=1024",
     "--num_epochs=1",
-    "--train_for_env_steps=1",
 )
+ORDINARY = ("--env=CartPole-v1", "--batched_sampling=False", "--num_envs_per_worker=2", "--worker_num_splits=2")
+FLAGS = (*COMMON, *ORDINARY, "--train_for_env_steps=1")
 # Modules are compiled once, as in every installed package; the warm-up run of each side writes what is missing.
 ENVIRON = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": ""}
 ASKED_OF_CPU = {16: "4x"}

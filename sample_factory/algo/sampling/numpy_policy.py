@@ -25,6 +25,7 @@ from sample_factory.model.action_parameterization import ActionParameterizationD
 from sample_factory.model.actor_critic import ActorCriticSharedWeights
 from sample_factory.model.core import ModelCoreIdentity, ModelCoreRNN
 from sample_factory.model.decoder import MlpDecoder
+from sample_factory.model.dense_stack import has_hooks
 from sample_factory.model.encoder import MlpEncoder, MultiInputEncoder
 from sample_factory.utils.normalize import ObservationNormalizer
 
@@ -181,7 +182,7 @@ def _is_standard(model: ActorCriticSharedWeights) -> bool:
         and type(model.action_parameterization) is ActionParameterizationDefault
         and type(model.obs_normalizer) is ObservationNormalizer
     )
-    if not parts_are_known or any(_has_hooks(module) for module in model.modules()):
+    if not parts_are_known or any(_is_changed(module) for module in model.modules()):
         return False
     if any(parameter.device.type != "cpu" or parameter.dtype.itemsize != 4 for parameter in model.parameters()):
         return False
@@ -196,10 +197,10 @@ def _is_known_core(core: nn.Module) -> bool:
     return type(core) is ModelCoreIdentity or (type(core) is ModelCoreRNN and type(core.core) is nn.GRU)
 
 
-def _has_hooks(module: nn.Module) -> bool:
+def _is_changed(module: nn.Module) -> bool:
     # Methods replaced on an object (``model.normalize_obs = ...``) change what it computes just as hooks do.
-    replaced = {"forward", "normalize_obs", "forward_head", "forward_core", "forward_tail"} & module.__dict__.keys()
-    return bool(module._forward_hooks or module._forward_pre_hooks or replaced)
+    replaced = {"normalize_obs", "forward_head", "forward_core", "forward_tail"} & module.__dict__.keys()
+    return bool(replaced) or has_hooks(module)
 
 
 def needs_action_mask(obs_space: spaces.Space) -> bool:

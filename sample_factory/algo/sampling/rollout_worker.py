@@ -12,7 +12,6 @@ import time
 from contextlib import nullcontext
 from typing import Any
 
-import psutil
 from signal_slot.signal_slot import signal
 from threadpoolctl import threadpool_limits
 
@@ -27,6 +26,7 @@ from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr, rollouts_per_iteration
+from sample_factory.algo.utils.thread_counts import num_usable_cores
 from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import inference_context, init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
@@ -74,11 +74,6 @@ def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: Rollou
         set_gpus_for_process(
             worker.worker_idx, num_gpus_per_process=1, process_type="actor", gpu_mask=cfg.actor_worker_gpus
         )
-
-
-def num_usable_cores() -> int:
-    """Cores this process may use: fewer than the machine has in containers and batch jobs."""
-    return len(psutil.Process().cpu_affinity()) if hasattr(psutil.Process, "cpu_affinity") else os.cpu_count() or 1
 
 
 def limit_numerical_libraries_to_one_thread() -> None:

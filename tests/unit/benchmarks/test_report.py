@@ -7,7 +7,7 @@ import pytest
 from benchmarks.learner_step import result_row
 from benchmarks.report import main, page
 from benchmarks.report_figures import draw_figures
-from benchmarks.results_io import Row, paired_row, read_results, write_result
+from benchmarks.results_io import REPOSITORY, Row, paired_row, portable, read_results, write_result
 
 WORKLOAD_EXTRA = {
     "workload": "W1",
@@ -98,3 +98,9 @@ def test_learner_steps_become_rows():
     row = result_row(result)
     assert (row.label, row.asked) == ("gru_512_vtrace_epochs4, default threads", "1.3x")
     assert (row.ours, row.original, row.ratio_median, row.ratio_min, row.ratio_max) == (2.0, 5.0, 2.5, 2.0, 3.0)
+
+
+def test_recorded_commands_do_not_name_folders_of_one_machine():
+    assert portable(f"--original={REPOSITORY}/.venv-sf2/bin/python") == "--original=.venv-sf2/bin/python"
+    assert portable("--peers_python=/somewhere/else/.venv-x/bin/python") == "--peers_python=.venv-x/bin/python"
+    assert [portable(word) for word in ("--pairs=3", "W1", "--save")] == ["--pairs=3", "W1", "--save"]
