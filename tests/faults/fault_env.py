@@ -25,6 +25,7 @@ wrong_dtype     the observation is complex
 missing_key     the observation lacks the key "extra" (only with this fault observations are dictionaries)
 nan_reward      the reward is NaN
 inf_reward      the reward is infinite
+print           every step prints a line
 slow            every step takes ``at`` seconds
 =============== =========================================================================================
 
@@ -84,6 +85,7 @@ def is_first(kind: str) -> bool:
 
 
 def hang() -> None:
+    print("Starting to hang", flush=True)
     threading.Event().wait()
 
 
@@ -144,6 +146,8 @@ class FaultyEnv(gym.Wrapper):
 
     def _break(self) -> None:
         for fault in self.faults:
+            if fault.kind == "print":
+                print("a line of the environment")
             if fault.kind == "slow":
                 time.sleep(fault.at)
         if self._happens("raise") or self._happens("raise_p"):

@@ -6,6 +6,7 @@ found. Nothing here waits without a deadline.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -152,6 +153,11 @@ class FaultRun:
             time.sleep(POLL_SEC)
         return value
 
+    def wait_for_a_moment(self, seconds: float) -> None:
+        """Let time go by, less of it if the run ends."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=seconds)
+
     def wait_for_training(self) -> None:
         """Until the learner has trained on something in this run."""
         self.wait_for(r"Total num frames: [1-9]")
@@ -259,8 +265,8 @@ class FaultRun:
         assert re.search(cause, result["cause"]), result
         ends = [line for line in self.lines if "Run ended with exit code" in line]
         assert len(ends) == 1, self.tail()
-        assert f"Run ended with exit code {exit_code}" in ends[0]
-        assert re.search(last_line or cause, ends[0]), ends[0]
+        before, _, said = ends[0].strip().partition(f"Run ended with exit code {exit_code}: ")
+        assert before and re.search(last_line or cause, said), ends[0]
 
     def assert_nothing_outside(self, may_leave_temporary: bool = False) -> None:
         """P5: new files are in the experiment folder only."""
