@@ -160,6 +160,7 @@ EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("inference_placement", "str", "auto", ["auto", "separate", "rollout"]),
     ("fault_timeout", "int", 60, None),
     ("startup_timeout", "int", 300, None),
+    ("requeue_exit_code", "int", None, None),
     ("ui", "str", "auto", ["auto", "rich", "plain", "none"]),
     ("weight_init_scope", "str", "effective", ["effective", "all"]),
     ("mixed_precision", "str", "none", ["none", "bf16", "tf32"]),

@@ -42,6 +42,7 @@ def test_configuration_has_all_keys_in_order() -> None:
         "fault_timeout",
         "inference_placement",
         "startup_timeout",
+        "requeue_exit_code",
         "ui",
         "weight_init_scope",
         "mixed_precision",
