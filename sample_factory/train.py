@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import sys
+import traceback
+from pathlib import Path
 
-from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
+from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, is_held_by_this_process
+from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
+from sample_factory.algo.runners.termination import TerminationRequested, TerminationSignals
 from sample_factory.algo.utils.context import sf_global_context
 from sample_factory.algo.utils.misc import ExperimentStatus
-from sample_factory.cfg.arguments import maybe_load_from_checkpoint
+from sample_factory.algo.utils.multiprocessing_utils import start_servers
+from sample_factory.cfg.arguments import cfg_dict, maybe_load_from_checkpoint
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.persistence import complete_cfg
 from sample_factory.cfg.validation import check_cfg_before_start
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.monitoring.run_view import make_run_view
 from sample_factory.pbt.population_based_training import PopulationBasedTraining
+from sample_factory.utils.shared_memory_names import claim_semaphore_names, remove_stale_names
+from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import Config, StatusCode
-from sample_factory.utils.utils import log
+from sample_factory.utils.utils import experiment_dir, log
 
 
 def make_runner(cfg: Config) -> tuple[Config, Runner]:
@@ -43,22 +50,62 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 
 
 def run_rl(cfg: Config) -> StatusCode:
-    """Train; returns the exit code of the run."""
-    try:
-        cfg, runner = make_runner(cfg)
-    except (ConfigError, UnknownEnvError) as exc:
-        print(exc, file=sys.stderr)
-        return EXIT_CODE_BAD_CONFIG
-    except ExperimentInUseError as exc:
-        log.error(exc)
-        return ExperimentStatus.FAILURE
+    """Train; returns the exit code of the run. Signals are obeyed from here on, whatever the run is doing."""
+    survive_lost_output()
+    with TerminationSignals(cfg_dict(cfg).get("requeue_exit_code")) as signals:
+        attempt = _Start(cfg, signals)
+        return attempt.runner.run() if attempt.succeeded() else attempt.status
 
-    try:
-        status = runner.init()
-    except KeyboardInterrupt:
-        runner.abort("interrupted before training started", ExperimentStatus.INTERRUPTED)
-        return ExperimentStatus.INTERRUPTED
-    except Exception as exc:
-        runner.abort(f"{type(exc).__name__}: {exc}", ExperimentStatus.FAILURE)
-        raise
-    return runner.run() if status == ExperimentStatus.SUCCESS else status
+
+class _Start:
+    """From a configuration to a runner that can run, or to an exit code and a result that names the cause."""
+
+    def __init__(self, cfg: Config, signals: TerminationSignals) -> None:
+        self._cfg = cfg
+        self._signals = signals
+        self._runner: Runner | None = None
+        self.status: StatusCode = ExperimentStatus.SUCCESS
+
+    @property
+    def runner(self) -> Runner:
+        assert self._runner is not None
+        return self._runner
+
+    def succeeded(self) -> bool:
+        try:
+            with self._signals.raising():
+                self.status = self._prepare()
+        except (ConfigError, UnknownEnvError) as exc:
+            print(exc, file=sys.stderr)
+            self._fail(EXIT_CODE_BAD_CONFIG, str(exc))
+        except ExperimentInUseError as exc:
+            log.error(exc)
+            self.status = ExperimentStatus.FAILURE  # the result in that folder is another run's
+        except TerminationRequested:
+            self._fail(self._signals.status(), f"{self._signals.describe()} before training started")
+        except Exception as exc:
+            log.error(f"The run could not be started:\n{traceback.format_exc()}")
+            self._fail(ExperimentStatus.FAILURE, f"{type(exc).__name__}: {exc}")
+        return self.status == ExperimentStatus.SUCCESS
+
+    def _prepare(self) -> StatusCode:
+        claim_semaphore_names()
+        removed = remove_stale_names()
+        if removed:
+            log.info(f"Removed {len(removed)} names that killed runs left in shared memory")
+        start_servers()
+        self._cfg, self._runner = make_runner(self._cfg)
+        self._runner.use_signals(self._signals)
+        status = self._runner.init()
+        self._signals.warn_if_sigint_is_ignored()
+        return status
+
+    def _fail(self, status: StatusCode, cause: str) -> None:
+        self.status = status
+        if self._runner is not None:
+            self._runner.abort(cause, status)
+            return
+        directory = Path(experiment_dir(self._cfg, mkdir=False))
+        if is_held_by_this_process(directory):
+            RunResult.of_failed_start(status, cause).write(directory)
+        log.error(f"Run ended with exit code {status}: {cause}")

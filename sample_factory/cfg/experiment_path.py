@@ -22,6 +22,11 @@ def experiment_problems(train_dir: Any, experiment: Any) -> list[str]:
     return problems or _location_problems(os.fspath(train_dir), experiment)
 
 
+def leads_outside(name: str) -> bool:
+    """True if a file name inside the folder of an experiment could lead out of it."""
+    return os.path.isabs(name) or ".." in name.replace(os.sep, "/").split("/") or not name.isprintable()
+
+
 def _name_reason(experiment: Any) -> str | None:
     if not isinstance(experiment, str) or not experiment.strip():
         return "must not be empty, it names the folder of the run; for example --experiment=my_run"
@@ -42,7 +47,17 @@ def _location_problems(train_dir: str, experiment: str) -> list[str]:
     root = os.path.realpath(train_dir)
     folder = os.path.realpath(os.path.join(train_dir, experiment))
     if folder != root and os.path.commonpath([root, folder]) == root:
-        return []
+        return _obstacle_problems(folder, experiment)
     parent, name = os.path.split(folder)
     repair = f"name its real place: --train_dir={parent} --experiment={name}"
     return [f"--experiment={experiment}: leads outside --train_dir through a symbolic link, to {folder}; {repair}"]
+
+
+def _obstacle_problems(folder: str, experiment: str) -> list[str]:
+    """The folder, or the nearest parent that exists, must not be a file."""
+    existing = folder
+    while not os.path.exists(existing):
+        existing = os.path.dirname(existing)
+    if os.path.isdir(existing):
+        return []
+    return [f"--experiment={experiment}: {existing} is a file, not a folder; choose another name or remove the file"]

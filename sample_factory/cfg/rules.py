@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from sample_factory.cfg.experiment_path import leads_outside
 from sample_factory.utils.attr_dict import AttrDict
 
 AUTO_RECURRENCE = -1
@@ -180,6 +181,21 @@ def _policy_exists(cfg: AttrDict) -> str | None:
     )
 
 
+def _video_is_in_the_experiment(cfg: AttrDict) -> str | None:
+    if not cfg.video_name or not leads_outside(cfg.video_name):
+        return None
+    return f"--video_name={cfg.video_name}: leads out of the experiment folder; for example --video_name=replay.mp4"
+
+
+def _csv_is_in_the_experiment(cfg: AttrDict) -> str | None:
+    if not cfg.csv_folder_name or not leads_outside(cfg.csv_folder_name):
+        return None
+    return (
+        f"--csv_folder_name={cfg.csv_folder_name}: leads out of the experiment folder; "
+        "for example --csv_folder_name=csv"
+    )
+
+
 TRAINING_RULES = (
     Rule(("num_envs_per_worker", "worker_num_splits"), _splits_divide_envs),
     Rule(("batch_size", "rollout"), _batch_holds_whole_rollouts),
@@ -198,6 +214,8 @@ TRAINING_RULES = (
 EVALUATION_RULES = (
     Rule(("env_frameskip", "eval_env_frameskip"), _eval_frameskip_divides),
     Rule(("policy_index", "num_policies"), _policy_exists),
+    Rule(("video_name",), _video_is_in_the_experiment),
+    Rule(("csv_folder_name",), _csv_is_in_the_experiment),
 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sample_factory.cfg.experiment_path import experiment_problems
 from sample_factory.huggingface.videos import to_rgb_frames, write_mp4
 from sample_factory.utils.gifs import encode_gif
 from sample_factory.utils.paths import ensure_dir_exists
@@ -143,6 +144,9 @@ def load_from_hf(dir_path: str, repo_id: str) -> str:
     """Download the repository to `<dir_path>/<repository name>` and return that folder."""
     if not repo_id:
         raise ValueError("--hf_repository is missing: give the name of the repository, for example user/my_experiment")
+    problems = experiment_problems(dir_path, _repo_name(repo_id))
+    if problems:
+        raise ValueError(f"--hf_repository={repo_id}: {problems[0]}")
     local_dir = join(dir_path, _repo_name(repo_id))
     import_hub().snapshot_download(repo_id=repo_id, local_dir=local_dir)
     log.info("The repository %s has been downloaded to %s", repo_id, os.path.abspath(local_dir))

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from os.path import join
 from pathlib import Path
 
+from sample_factory.algo.runners.result import read_result
 from sample_factory.utils.logging import LOG_FILE_NAME
 
 MAX_CAUSE_LENGTH = 160
@@ -38,7 +39,7 @@ def outcome_table(outcomes: Iterable[Outcome]) -> str:
 
 
 def describe_exit(exit_code: int, experiment_dir: str) -> str:
-    """Why a process ended: its signal, or the last line of the experiment's log."""
+    """Why a process ended: its signal, what it says itself in ``result.json``, or the last line of its log."""
     if exit_code == 0:
         return ""
     if exit_code < 0:
@@ -46,6 +47,9 @@ def describe_exit(exit_code: int, experiment_dir: str) -> str:
             return f"killed by {signal.Signals(-exit_code).name}"
         except ValueError:
             return f"killed by signal {-exit_code}"
+    result = read_result(experiment_dir)
+    if result is not None and result.get("exit_code") == exit_code:
+        return shortened(str(result.get("cause")))
     return last_line(join(experiment_dir, LOG_FILE_NAME)) or "see its output above"
 
 
@@ -59,6 +63,12 @@ def last_line(path: str) -> str:
     except OSError:
         return ""
     text = next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return shortened(text)
+
+
+def shortened(text: str) -> str:
+    """On one line, and not longer than a row of the table."""
+    text = " ".join(text.split())
     return text if len(text) <= MAX_CAUSE_LENGTH else text[: MAX_CAUSE_LENGTH - 3] + "..."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import stat
 import tempfile
 from os.path import join
 from pathlib import Path
@@ -51,6 +52,25 @@ def get_username() -> str:
 def project_tmp_dir(mkdir: bool = True) -> str:
     """`<system temporary directory>/sf2_<user name>`."""
     return maybe_ensure_dir_exists(join(tempfile.gettempdir(), f"sf2_{get_username()}"), mkdir)
+
+
+def private_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/sample_factory` or `~/.cache/sample_factory`: files that only this user may write.
+
+    It may not exist yet; see `ensure_private_dir`.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser(), "sample_factory")
+
+
+def ensure_private_dir(path: Path) -> None:
+    """Create the folder for this user alone.
+
+    PermissionError if it exists and somebody else could have put files there.
+    """
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionError(f"{path} is not private: it belongs to another user, or others may write to it")
 
 
 def experiments_dir(cfg: Config, mkdir: bool = True) -> str:

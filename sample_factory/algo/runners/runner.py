@@ -26,6 +26,7 @@ from sample_factory.algo.runners.experiment_dir import ExperimentLock, prepare_e
 from sample_factory.algo.runners.heartbeats import Heartbeats
 from sample_factory.algo.runners.message_hub import MsgHandler, PolicyMsgHandler
 from sample_factory.algo.runners.periodic_duties import PeriodicDuties
+from sample_factory.algo.runners.resources import ResourceError, check_resources
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.stop_conditions import reason_to_stop
 from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
@@ -41,7 +42,7 @@ from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import save_config
-from sample_factory.cfg.validation import resolve_device
+from sample_factory.cfg.validation import collect_problems, resolve_device
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
@@ -112,7 +113,7 @@ class Runner(PeriodicDuties, Configurable):
         self.stopped = False
         self._stop_deadline = float("inf")
         self._started_at = time.time()
-        self._termination = TerminationSignals()
+        self._termination = TerminationSignals(cfg.requeue_exit_code)
         self._component_profiles: dict[str, Timing] = {}
 
         self._create_timers()
@@ -128,6 +129,12 @@ class Runner(PeriodicDuties, Configurable):
     @signal
     def worker_died(self) -> None: ...
 
+    def use_signals(self, signals: TerminationSignals) -> None:
+        """Obey the signals that the caller listens to already."""
+        signals.requeue_exit_code = self.cfg.requeue_exit_code
+        signals.on_exit_at_once = self._exit_at_once
+        self._termination = signals
+
     def register_observer(self, observer: AlgoObserver) -> None:
         self.observers.append(observer)
 
@@ -140,6 +147,7 @@ class Runner(PeriodicDuties, Configurable):
     def init(self) -> StatusCode:
         """Find out about the environment, check the configuration, save it and allocate memory. Starts no worker."""
         cfg = self.cfg
+        init_file_logger(cfg)
         set_global_cuda_envvars(cfg)
         resolve_device(cfg)  # says so once if there is no GPU; the workers find out for themselves
         try:
@@ -149,10 +157,15 @@ class Runner(PeriodicDuties, Configurable):
         for policy_id in range(cfg.num_policies):
             self.reward_shaping[policy_id] = self.env_info.reward_shaping_scheme
         if not preprocess_cfg(cfg, self.env_info):
-            return self._fail_init("invalid configuration", EXIT_CODE_BAD_CONFIG)
+            problems = collect_problems(cfg, self.env_info)
+            self.abort("; ".join(" ".join(problem.split()) for problem in problems), EXIT_CODE_BAD_CONFIG)
+            return EXIT_CODE_BAD_CONFIG
+        try:
+            check_resources(cfg, self.env_info)
+        except ResourceError as exc:
+            return self._fail_init(f"{exc}", ExperimentStatus.FAILURE)
 
         log.debug(f"Starting experiment with the following configuration:\n{cfg_str(cfg)}")
-        init_file_logger(cfg)
         save_config(cfg, cfg_file(cfg))
         save_git_diff(experiment_dir(cfg))
         self.buffer_mgr = BufferMgr(cfg, self.env_info)
@@ -203,6 +216,9 @@ class Runner(PeriodicDuties, Configurable):
         if self._termination.stop_requested() and not self.stopped:
             log.info(f"{self._termination.describe()} received: saving and stopping, once more to stop without saving")
             self._stop_training(status=self._termination.status(), cause=self._termination.describe())
+        elif self._termination.take_save_request() and not self.stopped:
+            log.info("SIGUSR1 received: saving, training goes on")
+            self._save_periodic()
         return self._termination.kill_requested() or time.time() > self._stop_deadline
 
     def _on_start(self) -> None:
@@ -340,13 +356,19 @@ class Runner(PeriodicDuties, Configurable):
         gave_up = loop_status == EventLoopStatus.INTERRUPTED
         kill_now = gave_up or self._termination.kill_requested()
         killed = self.supervisor.join_or_kill(0.0 if kill_now else float(self.cfg.fault_timeout))
-        if killed:
-            self.stop_cause = f"{self.stop_cause}; killed {', '.join(killed)}"
-            if self.status == ExperimentStatus.SUCCESS:
-                self.status = ExperimentStatus.FAILURE
+        if self._termination.kill_requested():
+            # The workers may have been killed by the second signal itself, which looks like a failure of theirs.
+            self.status, self.stop_cause = self._termination.status(), self._termination.describe()
+        elif killed:
+            # Whatever was asked for, not everything is saved.
+            self.status, self.stop_cause = ExperimentStatus.FAILURE, f"{self.stop_cause}; killed {', '.join(killed)}"
         self._log_profiles()
         self._write_summaries()
         self._close()
+
+    def _exit_at_once(self) -> None:
+        self.status, self.stop_cause = self._termination.status(), f"{self._termination.describe()}, exited at once"
+        RunResult.of(self).write(experiment_dir(self.cfg))
 
     def _log_profiles(self) -> None:
         for _, profile in sorted(self._component_profiles.items()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.learner_worker import LearnerWorker, init_learner_process
+from sample_factory.algo.runners.resources import ResourceError, check_room_for_weights
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.watchdog import Watchdog
 from sample_factory.algo.runners.worker_restarts import WorkerRestarts
@@ -39,6 +40,10 @@ class ParallelRunner(Runner):
         # Built once here: its size is needed to allocate the shared weights, and a broken model fails before any
         # process runs.
         model = create_actor_critic(self.cfg, self.env_info.obs_space, self.env_info.action_space)
+        try:
+            check_room_for_weights(self.cfg, model)
+        except ResourceError as exc:
+            return self._fail_init(f"{exc}", ExperimentStatus.FAILURE)
         for policy_id in range(self.cfg.num_policies):
             self._make_learner(policy_id, SharedWeights(model))
         param_servers = {policy_id: learner.param_server for policy_id, learner in self.learners.items()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import faulthandler
+import hashlib
 import multiprocessing.connection
 import os
 import pickle
@@ -31,14 +32,16 @@ from sample_factory.algo.utils.env_interfaces import get_default_reward_shaping
 from sample_factory.algo.utils.env_layer import get_multiagent_info
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.restricted_pickle import load_restricted, without_rng
+from sample_factory.utils.paths import ensure_private_dir, private_cache_dir
 from sample_factory.utils.typing import ActionSpace, Config, Env, ObsSpace
-from sample_factory.utils.utils import log, project_tmp_dir
+from sample_factory.utils.utils import log
 
 # To be incremented when the meaning of a field changes: old cache files are then ignored.
 ENV_INFO_PROTOCOL_VERSION = 1
 
 DEFAULT_STARTUP_TIMEOUT_SEC = 300.0
 _EXIT_TIMEOUT_SEC = 5.0
+_MAX_NAME_LENGTH = 100
 _STACK_DUMP_TIMEOUT_SEC = 2.0
 _STACK_DUMP_POLL_SEC = 0.05
 
@@ -125,8 +128,10 @@ def check_env_info(env: Env, env_info: EnvInfo, cfg: Config) -> None:
 
 
 def env_info_cache_filename(cfg: Config) -> str:
-    safe_name = re.sub(r"[^\w.-]", "_", cfg.env)
-    return join(project_tmp_dir(), f"env_info_{safe_name}")
+    """Where the info of this environment is cached: in a folder of this user. Creates nothing."""
+    safe_name = re.sub(r"[^\w.-]", "_", cfg.env)[:_MAX_NAME_LENGTH]
+    digest = hashlib.sha256(cfg.env.encode()).hexdigest()[:8]  # names that differ only in other characters
+    return str(private_cache_dir() / f"env_info_{safe_name}_{digest}")
 
 
 class ResultQueue(Protocol):
@@ -285,6 +290,7 @@ def _describe_exit(exit_code: int | None) -> str:
 
 def _load_cached(cache_filename: str) -> EnvInfo | None:
     try:
+        ensure_private_dir(Path(cache_filename).parent)
         with open(cache_filename, "rb") as fobj:
             cached = load_restricted(fobj, extra_classes=[EnvInfo])
     except Exception as exc:
@@ -300,6 +306,10 @@ def _load_cached(cache_filename: str) -> EnvInfo | None:
 def _save_cache(cache_filename: str, env_info: EnvInfo) -> None:
     log.debug("Writing env info to cache: %s", cache_filename)
     temporary = f"{cache_filename}.{os.getpid()}"
-    with open(temporary, "wb") as fobj:
-        pickle.dump(without_rng(env_info), fobj)
-    os.replace(temporary, cache_filename)
+    try:
+        ensure_private_dir(Path(cache_filename).parent)
+        with open(temporary, "wb") as fobj:
+            pickle.dump(without_rng(env_info), fobj)
+        os.replace(temporary, cache_filename)
+    except OSError as exc:
+        log.warning("Could not write the env info cache: %r", exc)

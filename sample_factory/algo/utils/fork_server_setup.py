@@ -1,13 +1,20 @@
 """Imported by the fork server only (first of its preloaded modules): makes it outlive signals sent to the whole group.
 
 The fork server is the parent of all worker processes and they die with it. When SIGTERM or SIGHUP reaches the process
-group, the main process saves and stops the workers; the fork server must not end them before. It exits by itself when
-the main process is gone.
+group, the main process saves and stops the workers; the fork server must not end them before. SIGUSR1, which asks for a
+checkpoint, must not end anybody. The server exits by itself when the main process is gone. Output that nobody reads is
+dropped, here and in all its children.
 """
 
 from __future__ import annotations
 
 import signal
 
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from sample_factory.utils.standard_streams import survive_lost_output
+
+_LEFT_TO_THE_MAIN_PROCESS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+for _sig in _LEFT_TO_THE_MAIN_PROCESS:
+    signal.signal(_sig, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_THE_MAIN_PROCESS)  # see multiprocessing_utils.start_servers
+survive_lost_output()

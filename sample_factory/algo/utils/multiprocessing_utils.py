@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.forkserver
+import multiprocessing.resource_tracker
+import signal
 from functools import lru_cache
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -44,6 +47,23 @@ def _parallel_ctx() -> BaseContext:
 def get_mp_ctx(serial: bool) -> BaseContext | None:
     """``None`` in serial mode, else the one context all processes of a run are started with."""
     return None if serial else _parallel_ctx()
+
+
+def start_servers() -> None:
+    """Start the processes Python itself needs, its resource tracker and the fork server, before anything else.
+
+    Signals to the process group that are the main process's business would end them. They are blocked meanwhile, which
+    both inherit: the tracker never takes them, the fork server ignores them as soon as it can (``fork_server_setup``).
+    """
+    ctx = _parallel_ctx()
+    blocked = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
+    try:
+        multiprocessing.resource_tracker.ensure_running()
+        if ctx.get_start_method() == "forkserver":
+            multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 class FakeLock:

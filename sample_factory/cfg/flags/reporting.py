@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sample_factory.cfg.flags.flag import Flag, Section, at_least, finite, positive, str2bool
+from sample_factory.cfg.flags.flag import Flag, Section, at_least, between, finite, positive, str2bool
 
 _LOGGING = (
     Flag("log_to_file", str2bool, True, "Write the log to sf_log.txt in the experiment folder as well."),
@@ -63,6 +63,16 @@ _TERMINATION = (
         "Stop after this many seconds of training.",
         bounds=at_least(0),
         quantity=True,
+    ),
+    Flag(
+        "requeue_exit_code",
+        int,
+        None,
+        "Exit with this code after SIGTERM or SIGUSR1, when everything is saved, so that a scheduler knows that the "
+        "run wants to be started again. Not set: SIGTERM exits with 143, and SIGUSR1 saves and training goes on.",
+        bounds=between(1, 255),
+        extension=True,
+        per_run=True,
     ),
 )
 

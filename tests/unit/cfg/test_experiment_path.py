@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
+from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.experiment_path import experiment_problems
+from sample_factory.cfg.validation import check_cfg_before_evaluation
 
 
 @pytest.mark.parametrize("name", ["run", "group/run", "a/b/c", "run/", "a//b", "..run", "ru n", "x.y", "./run", "-run"])
@@ -61,3 +64,26 @@ def test_f02_the_command_line_is_refused(value: str, capsys: pytest.CaptureFixtu
         parse_full_cfg(parser, argv)
     assert stopped.value.code == 2
     assert f"--experiment={value}: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["file", "file/run"])
+def test_files_in_the_way_are_reported(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = experiment_problems(str(tmp_path), name)
+    assert f"--experiment={name}: {tmp_path / 'file'} is a file" in problem
+
+
+@pytest.mark.parametrize("flag", ["video_name", "csv_folder_name"])
+@pytest.mark.parametrize("value", ["../x", "/tmp/x", "a/../../x", "a\nb"])
+def test_names_of_outputs_lead_nowhere_else(flag: str, value: str) -> None:
+    cfg = parse_evaluation("--env=x")
+    setattr(cfg, flag, value)
+    with pytest.raises(ConfigError, match=f"(?s)--{flag}=.* leads out of the experiment folder"):
+        check_cfg_before_evaluation(cfg)
+    setattr(cfg, flag, "plain name.mp4")
+    check_cfg_before_evaluation(cfg)
+
+
+def parse_evaluation(*argv: str) -> Namespace:
+    parser, _ = parse_sf_args(argv, evaluation=True)
+    return parse_full_cfg(parser, argv)

@@ -164,6 +164,7 @@ EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("max_env_rebuilds", "int", 3, None),
     ("max_worker_restarts", "int", 5, None),
     ("bad_obs", "str", "error", ["error", "reset", "zero"]),
+    ("requeue_exit_code", "int", None, None),
     ("ui", "str", "auto", ["auto", "rich", "plain", "none"]),
     ("weight_init_scope", "str", "effective", ["effective", "all"]),
     ("mixed_precision", "str", "none", ["none", "bf16", "tf32"]),

@@ -46,6 +46,7 @@ def test_configuration_has_all_keys_in_order() -> None:
         "max_env_rebuilds",
         "max_worker_restarts",
         "bad_obs",
+        "requeue_exit_code",
         "ui",
         "weight_init_scope",
         "mixed_precision",

@@ -32,7 +32,7 @@ from tests.unit.envs.sample_envs import CountingEnv, TwoAgentEnv, make_cfg
 @pytest.fixture(autouse=True)
 def clean_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     reset_global_context()
-    monkeypatch.setattr(env_info_module, "project_tmp_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     for name in ("counting", "raising", "killed", "exiting", "hanging", "two_agent"):
         register_env(name, getattr(sample_envs, f"make_{name}_env"))
     register_env("with_variable", sample_envs.make_env_with_variable)
@@ -88,6 +88,7 @@ def test_check_env_info_names_the_difference_and_removes_the_cache() -> None:
     check_env_info(env, env_info, cfg)
 
     cache = Path(env_info_cache_filename(cfg))
+    cache.parent.mkdir(mode=0o700)
     cache.write_bytes(b"old")
     env_info.num_agents = 3
     with pytest.raises(ValueError, match="Env info mismatch: num_agents: expected 3, found 1"):

@@ -90,6 +90,7 @@ EFFECTS: dict[str, str] = {
     "heartbeat_reporting_interval": f"{_RUNNER}::test_heartbeat_reporting_interval",
     "train_for_env_steps": f"{_RUNNER}::test_train_for_seconds_and_env_steps",
     "train_for_seconds": f"{_RUNNER}::test_train_for_seconds_and_env_steps",
+    "requeue_exit_code": "tests/unit/runners/test_termination.py::test_requeue_exit_code",
     "save_every_sec": f"{_RUNNER}::test_intervals",
     "keep_checkpoints": f"{_LEARNING}::test_keep_checkpoints",
     "load_checkpoint_kind": f"{_LEARNING}::test_load_checkpoint_kind",

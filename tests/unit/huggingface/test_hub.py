@@ -31,6 +31,13 @@ def test_missing_repository_name_is_refused(tmp_path: Path):
         load_from_hf(str(tmp_path), "")
 
 
+@pytest.mark.parametrize("name", ["user/..", "..", "user/", "user/."])
+def test_repositories_are_downloaded_into_a_folder_of_their_own(tmp_path: Path, name: str, monkeypatch):
+    monkeypatch.setattr(huggingface_utils, "import_hub", lambda: pytest.fail("nothing may be downloaded"))
+    with pytest.raises(ValueError, match="--hf_repository="):
+        load_from_hf(str(tmp_path / "train_dir"), name)
+
+
 def test_model_card(tmp_path: Path):
     hub = pytest.importorskip("huggingface_hub")
     generate_model_card(str(tmp_path), "APPO", "doom_basic", "me/repo", [1.0, 2.0, 3.0], "pkg.enjoy", None)

@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import socket
+import subprocess
+import sys
+
 import pytest
 
-from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, prepare_experiment_dir
+from sample_factory.algo.runners import experiment_dir as experiment_dir_module
+from sample_factory.algo.runners.experiment_dir import (
+    LOCK_FILE,
+    ExperimentInUseError,
+    is_held_by_this_process,
+    prepare_experiment_dir,
+)
+from sample_factory.algo.runners.result import RunResult, read_result
+from sample_factory.cfg.errors import ConfigError
 from sample_factory.utils.attr_dict import AttrDict
+
+CONFIG = '{"env": "CartPole-v1", "experiment": "exp"}'
 
 
 def make_cfg(tmp_path, behavior="resume"):
@@ -15,7 +32,7 @@ def make_cfg(tmp_path, behavior="resume"):
 def existing_experiment(tmp_path):
     directory = tmp_path / "exp"
     directory.mkdir()
-    (directory / "config.json").write_text("{}")
+    (directory / "config.json").write_text(CONFIG)
     return directory
 
 
@@ -27,7 +44,7 @@ def test_creates_the_folder(tmp_path):
 def test_resume_keeps_everything(tmp_path):
     directory = existing_experiment(tmp_path)
     prepare_experiment_dir(make_cfg(tmp_path)).release()
-    assert (directory / "config.json").read_text() == "{}"
+    assert (directory / "config.json").read_text() == CONFIG
 
 
 @pytest.mark.parametrize(("behavior", "aside"), [("restart", "exp_old0001"), ("overwrite", "exp_overwritten0001")])
@@ -35,7 +52,7 @@ def test_fresh_start_moves_the_old_run_aside(tmp_path, behavior, aside):
     directory = existing_experiment(tmp_path)
     prepare_experiment_dir(make_cfg(tmp_path, behavior)).release()
     assert not (directory / "config.json").exists()
-    assert (tmp_path / aside / "config.json").read_text() == "{}"
+    assert (tmp_path / aside / "config.json").read_text() == CONFIG
 
 
 def test_restart_takes_the_first_free_index(tmp_path):
@@ -48,7 +65,7 @@ def test_restart_takes_the_first_free_index(tmp_path):
 @pytest.mark.parametrize("behavior", ["resume", "restart", "overwrite"])
 def test_folder_of_a_running_experiment_is_not_touched(tmp_path, behavior):
     lock = prepare_experiment_dir(make_cfg(tmp_path))
-    (tmp_path / "exp" / "config.json").write_text("{}")
+    (tmp_path / "exp" / "config.json").write_text(CONFIG)
     with pytest.raises(ExperimentInUseError, match="pid"):
         prepare_experiment_dir(make_cfg(tmp_path, behavior))
     assert (tmp_path / "exp" / "config.json").exists()
@@ -59,3 +76,110 @@ def test_folder_of_a_running_experiment_is_not_touched(tmp_path, behavior):
 def test_unknown_behavior_names_the_choices(tmp_path):
     with pytest.raises(ValueError, match="resume, restart or overwrite"):
         prepare_experiment_dir(make_cfg(tmp_path, "delete"))
+
+
+@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+@pytest.mark.parametrize("content", [None, "[]", '{"name": "my package"}', "{broken"])
+def test_folder_that_is_no_experiment_is_not_moved(tmp_path, behavior, content):
+    directory = tmp_path / "exp"
+    directory.mkdir()
+    (directory / "thesis.tex").write_text("years of work")
+    if content is not None:
+        (directory / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"--restart_behavior={behavior}: .*is not moved"):
+        prepare_experiment_dir(make_cfg(tmp_path, behavior))
+    assert (directory / "thesis.tex").read_text() == "years of work"
+    assert not (directory / LOCK_FILE).exists()
+
+
+@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+def test_experiment_of_ours_with_a_broken_configuration_can_be_put_aside(tmp_path, behavior):
+    prepare_experiment_dir(make_cfg(tmp_path)).release()
+    (tmp_path / "exp" / "config.json").write_text("{broken")
+    prepare_experiment_dir(make_cfg(tmp_path, behavior)).release()
+    assert not (tmp_path / "exp" / "config.json").exists()
+
+
+def test_empty_folder_is_used_as_it_is(tmp_path):
+    (tmp_path / "exp").mkdir()
+    prepare_experiment_dir(make_cfg(tmp_path, "overwrite")).release()
+    assert [path.name for path in tmp_path.iterdir()] == ["exp"]
+
+
+# --- who holds the folder ---
+
+
+def pid_of_a_dead_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def name_holder(tmp_path, **holder):
+    directory = tmp_path / "exp"
+    directory.mkdir(exist_ok=True)
+    (directory / LOCK_FILE).write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), **holder}))
+
+
+def test_lock_of_a_dead_process_is_taken_over(tmp_path):
+    name_holder(tmp_path, pid=pid_of_a_dead_process())
+    lock = prepare_experiment_dir(make_cfg(tmp_path))
+    assert is_held_by_this_process(tmp_path / "exp")
+    lock.release()
+
+
+@pytest.mark.parametrize(
+    ("holder", "is_refused"),
+    [({}, True), ({"host": "another"}, True), ({"pid": None}, False)],
+    ids=["living", "other host", "dead"],
+)
+def test_file_system_without_locks(tmp_path, monkeypatch, holder, is_refused):
+    """The process that the file names decides."""
+
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(experiment_dir_module.fcntl, "flock", no_locks)
+    name_holder(tmp_path, **({"pid": pid_of_a_dead_process()} if holder == {"pid": None} else holder))
+    if is_refused:
+        with pytest.raises(ExperimentInUseError, match="pid"):
+            prepare_experiment_dir(make_cfg(tmp_path))
+    else:
+        prepare_experiment_dir(make_cfg(tmp_path)).release()
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"pid": 1}'])
+def test_unreadable_name_of_a_holder_does_not_matter(tmp_path, content):
+    (tmp_path / "exp").mkdir()
+    (tmp_path / "exp" / LOCK_FILE).write_text(content)
+    prepare_experiment_dir(make_cfg(tmp_path)).release()
+
+
+# --- result.json from the first moment on ---
+
+
+def test_result_of_an_active_run_has_no_exit_code(tmp_path):
+    lock = prepare_experiment_dir(make_cfg(tmp_path))
+    result = read_result(tmp_path / "exp")
+    assert result["exit_code"] is None
+    assert f"pid {os.getpid()}" in result["cause"]
+    lock.release()
+
+
+def test_run_that_was_killed_is_mentioned_by_the_next(tmp_path, caplog):
+    logger = experiment_dir_module.log
+    logger.addHandler(caplog.handler)
+    try:
+        prepare_experiment_dir(make_cfg(tmp_path)).release()
+        assert "was killed" not in caplog.text
+        prepare_experiment_dir(make_cfg(tmp_path)).release()
+        assert "The previous run" in caplog.text and "was killed" in caplog.text
+    finally:
+        logger.removeHandler(caplog.handler)
+
+
+def test_result_that_cannot_be_written_is_no_error(tmp_path):
+    RunResult.of_failed_start(1, "because").write(tmp_path / "absent")
+    RunResult.of_failed_start(1, "because").write(tmp_path)
+    assert read_result(tmp_path)["cause"] == "because"
+    assert read_result(tmp_path / "absent") is None

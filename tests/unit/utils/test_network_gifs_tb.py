@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from sample_factory.utils.gifs import encode_gif
-from sample_factory.utils.network import is_udp_port_available
+from sample_factory.utils.network import is_udp_port_available, reserved_udp_port
 from sample_factory.utils.tb import main, matching_dirs, tb_argparser, tensorboard_command
 
 
@@ -19,6 +19,19 @@ def test_udp_port():
         port = sock.getsockname()[1]
         assert not is_udp_port_available(port)
     assert is_udp_port_available(port)
+
+
+def test_reserved_ports_differ_and_skip_those_in_use():
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 0))
+        taken = sock.getsockname()[1]
+        with reserved_udp_port(taken) as first, reserved_udp_port(taken) as second:
+            assert taken < first < second
+            assert is_udp_port_available(first) and is_udp_port_available(second)
+        with reserved_udp_port(taken) as again:
+            assert again == first
+        with pytest.raises(RuntimeError, match=f"none of the 1 UDP ports from {taken}"), reserved_udp_port(taken, 1):
+            pass
 
 
 @pytest.mark.parametrize("shape", [(20, 30), (20, 30, 1), (20, 30, 3)])

@@ -1,0 +1,65 @@
+"""Standard output that nobody reads any more must not end a training.
+
+``train ... | head -1`` closes the pipe, a closed terminal answers every write with an error, and ``>&-`` starts a
+program without standard streams. What cannot be printed is dropped; the log file has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import Any
+
+_STANDARD_DESCRIPTORS = (0, 1, 2)
+
+
+class LenientStream:
+    """Text stream that drops what its file does not take any more. Everything else is the stream's own."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except (OSError, ValueError):  # ValueError: the file object is closed
+            self._give_up()
+            return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except (OSError, ValueError):
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Point the descriptor to nowhere: what is in buffers, and output of C libraries, is dropped without errors."""
+        with contextlib.suppress(OSError, ValueError):
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self._stream.fileno())
+            os.close(null)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def survive_lost_output() -> None:
+    """Make ``sys.stdout`` and ``sys.stderr`` of this process lenient, and its descriptors 0 to 2 open ones.
+
+    Calling it again changes nothing. Streams that a program has replaced by its own objects are left alone.
+    """
+    for descriptor in _STANDARD_DESCRIPTORS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            # Otherwise the next file that is opened gets this number, and C libraries print into it.
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
+        sys.stdout = LenientStream(sys.stdout)  # type: ignore[assignment]
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = LenientStream(sys.stderr)  # type: ignore[assignment]
