@@ -377,6 +377,8 @@ class Runner(PeriodicDuties, Configurable):
         seconds = max(self.timing.get("main_loop", 0.0), 1e-8)
         fps = self.metrics.frames_since_resume() / seconds
         log.info(f"Collected {self.env_steps}, FPS: {fps:.1f}")
+        if self.faults:
+            log.warning(f"Faults survived: {', '.join(f'{n} {kind}' for kind, n in sorted(self.faults.items()))}")
 
     def _close(self) -> None:
         for writer in self.writers.values():

@@ -196,6 +196,9 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         """Only the first and the last worker: the others look the same."""
         return {self.object_id: self.timing} if self.worker_idx in (0, self.cfg.num_workers - 1) else {}
 
+    def on_crash(self) -> None:
+        self._report_episodes()
+
     def on_stop(self, *args: Any) -> None:
         if self.is_stopped:
             return
