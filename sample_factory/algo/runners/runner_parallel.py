@@ -86,6 +86,12 @@ class ParallelRunner(Runner):
         if self._watchdog is not None and not self.stopped:
             self._watchdog.check()
 
+    def _stop_if_stalled(self, problem: str | None) -> None:
+        if problem is not None and not self.stopped:
+            for process in self.supervisor.running:
+                log.error(f"Threads of process {process.name} (pid {process.pid}):\n{process.stacks()}")
+        super()._stop_if_stalled(problem)
+
     def _restarts_timer(self) -> None:
         if self._restarts is not None and not self.stopped:
             self._restarts.start_those_due()

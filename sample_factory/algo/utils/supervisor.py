@@ -82,7 +82,8 @@ class Supervisor(EventLoopObject):
             process.join(max(0.0, deadline - time.monotonic()))
         killed = [process for process in self._running if process.is_alive()]
         for process in killed:
-            log.error(f"Process {process.name} did not stop, killing it")
+            where = f"; its threads were here:\n{process.stacks()}" if timeout_sec > 0 else ""
+            log.error(f"Process {process.name} did not stop, killing it{where}")
             process.kill()
         for process in killed:
             process.join(_KILL_TIMEOUT_SEC)

@@ -9,6 +9,7 @@ _RUNNER = "tests/unit/flags/test_runner_flags.py"
 _PBT = "tests/unit/flags/test_pbt_flags.py"
 _EVALUATION = "tests/unit/flags/test_evaluation_flags.py"
 _RUN = "tests/integration/test_flag_effects.py"
+_FAULTS = "tests/unit/sampling/test_env_faults.py"
 _EPISODES = "tests/unit/evaluation/test_episode_stats.py"
 
 EFFECTS: dict[str, str] = {
@@ -80,6 +81,10 @@ EFFECTS: dict[str, str] = {
     "default_niceness": f"{_RUN}::test_default_niceness_and_affinity",
     "fault_timeout": f"{_RUNNER}::test_fault_timeout",
     "startup_timeout": f"{_RUNNER}::test_startup_timeout",
+    "env_timeout": "tests/faults/test_workers.py::test_E6_hanging_environment_is_found_and_its_worker_replaced",
+    "max_env_rebuilds": f"{_FAULTS}::test_E4_failures_in_a_row_beyond_the_budget_are_raised",
+    "max_worker_restarts": "tests/faults/test_workers.py::test_E8_run_ends_when_workers_keep_dying",
+    "bad_obs": f"{_FAULTS}::test_E9_bad_observation_is_repaired",
     # Logs, end of training, checkpoints
     "log_to_file": f"{_RUN}::test_tracker_that_raises_and_no_log_file",
     "experiment_summaries_interval": f"{_RUNNER}::test_intervals",
