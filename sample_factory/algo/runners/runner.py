@@ -363,8 +363,7 @@ class Runner(PeriodicDuties, Configurable):
         log.info(f"Collected {self.env_steps}, FPS: {fps:.1f}")
 
     def _close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        self.summaries.close()
         finish_wandb(self.cfg)
         RunResult.of(self).write(experiment_dir(self.cfg))
         log.info(f"Run ended with exit code {self.status}: {self.stop_cause}")
