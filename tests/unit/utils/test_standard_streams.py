@@ -8,17 +8,17 @@ import sys
 import pytest
 
 PROGRAM = """
-import os, sys
+import faulthandler, os, sys
 from sample_factory.utils.standard_streams import survive_lost_output
 survive_lost_output()
 survive_lost_output()
+faulthandler.enable()  # needs a stream with a descriptor
 for stream in (sys.stdout, sys.stderr):
-    if stream is not None:
-        for _ in range(3):
-            print("x" * 100000, file=stream, flush=True)
-            stream.writelines(["a", "b"])
-        os.write(stream.fileno(), b"from a C library")
-        assert stream.isatty() is False and stream.encoding
+    for _ in range(3):
+        print("x" * 100000, file=stream, flush=True)
+        stream.writelines(["a", "b"])
+    os.write(stream.fileno(), b"from a C library")
+    assert stream.isatty() is False and stream.encoding
 with open(sys.argv[1], "w") as file:
     assert file.fileno() > 2
     file.write("done")
