@@ -93,8 +93,8 @@ class _Start:
         removed = remove_stale_names()
         if removed:
             log.info(f"Removed {len(removed)} names that killed runs left in shared memory")
-        start_servers()
         self._cfg, self._runner = make_runner(self._cfg)
+        start_servers()
         self._runner.use_signals(self._signals)
         status = self._runner.init()
         self._signals.warn_if_sigint_is_ignored()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from typing import Any
+from typing import Any, TextIO
 
 _STANDARD_DESCRIPTORS = (0, 1, 2)
 
@@ -59,7 +59,12 @@ def survive_lost_output() -> None:
         except OSError:
             # Otherwise the next file that is opened gets this number, and C libraries print into it.
             os.open(os.devnull, os.O_RDWR)
-    if sys.stdout is sys.__stdout__ and sys.stdout is not None:
-        sys.stdout = LenientStream(sys.stdout)  # type: ignore[assignment]
-    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
-        sys.stderr = LenientStream(sys.stderr)  # type: ignore[assignment]
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = LenientStream(sys.stdout or _nowhere(1))  # type: ignore[assignment]
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = LenientStream(sys.stderr or _nowhere(2))  # type: ignore[assignment]
+
+
+def _nowhere(descriptor: int) -> TextIO:
+    """Stands in for the stream a program was started without: libraries rely on there being one."""
+    return open(descriptor, "w", encoding="utf-8", closefd=False)

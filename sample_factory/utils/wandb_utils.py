@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 from argparse import Namespace
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -17,6 +19,9 @@ STEP_METRIC = "train/env_steps"
 METRIC_GROUPS = ("train", "perf", "len", "policy_stats", "reward", "stats")
 NUM_RETRIES = 3
 INIT_TIMEOUT_SEC = 30
+# All attempts together, whatever the client does with its own limits.
+SETUP_DEADLINE_SEC = 120.0
+FINISH_DEADLINE_SEC = 60.0
 
 
 def init_wandb(cfg: Config) -> None:
@@ -24,7 +29,7 @@ def init_wandb(cfg: Config) -> None:
 
     Does nothing without `cfg.with_wandb`. Stores the identity of the run in `cfg.wandb_unique_id`, so a resumed
     training continues the same W&B run. If the server cannot be used, the run is recorded offline (`wandb sync`
-    uploads it later); if that fails as well, the training goes on without W&B.
+    uploads it later); if that fails or takes longer than `SETUP_DEADLINE_SEC`, the training goes on without it.
     """
     if not getattr(cfg, "with_wandb", False):
         return
@@ -39,27 +44,54 @@ def init_wandb(cfg: Config) -> None:
         return
 
     log.debug("Weights and Biases integration enabled, run id %s, mode %s", cfg.wandb_unique_id, _requested_mode())
-    try:
-        run = _start_run_with_fallback(wandb, cfg)
-        run.config.update(_config_entries(cfg), allow_val_change=True)
-        run.define_metric(STEP_METRIC)
-        for group in METRIC_GROUPS:
-            run.define_metric(f"{group}/*", step_metric=STEP_METRIC)
-    except Exception as exc:  # whatever the tracker's problem is, it must not cost the training
-        log.warning("Could not set up Weights and Biases, going on without it: %r", exc)
+    problem = _within(SETUP_DEADLINE_SEC, lambda: _set_up(wandb, cfg))
+    if problem is not None:
+        log.warning("Could not set up Weights and Biases, going on without it: %s", problem)
+
+
+def _set_up(wandb: Any, cfg: Config) -> None:
+    run = _start_run_with_fallback(wandb, cfg)
+    run.config.update(_config_entries(cfg), allow_val_change=True)
+    run.define_metric(STEP_METRIC)
+    for group in METRIC_GROUPS:
+        run.define_metric(f"{group}/*", step_metric=STEP_METRIC)
 
 
 def finish_wandb(cfg: Config) -> None:
     """Close the W&B run and upload what is left; problems are logged only."""
     if not getattr(cfg, "with_wandb", False):
         return
-    try:
-        import wandb
+    problem = _within(FINISH_DEADLINE_SEC, _finish)
+    if problem is not None:
+        log.warning("Could not finish the Weights and Biases run: %s", problem)
 
-        if wandb.run is not None:
-            wandb.run.finish()
-    except Exception as exc:  # see init_wandb
-        log.warning("Could not finish the Weights and Biases run: %r", exc)
+
+def _finish() -> None:
+    import wandb
+
+    if wandb.run is not None:
+        wandb.run.finish()
+
+
+def _within(seconds: float, work: Callable[[], None]) -> str | None:
+    """Do it in a thread that nobody waits for longer than this; returns the problem, if there was one.
+
+    Whatever the tracker's problem is, it must not cost the training.
+    """
+    problems: list[str] = []
+
+    def guarded() -> None:
+        try:
+            work()
+        except BaseException as exc:
+            problems.append(repr(exc))
+
+    thread = threading.Thread(target=guarded, name="wandb_deadline", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if thread.is_alive():
+        return f"no answer within {seconds:g} seconds"
+    return problems[0] if problems else None
 
 
 def _requested_mode() -> str:

@@ -53,6 +53,10 @@ _PID_OF_LOG_LINE = re.compile(r"^\[[^]]*\]\[(\d+)\] ")
 _NUM_FRAMES = re.compile(r"Total num frames: (\d+)")
 
 
+def shared_memory_names() -> set[str]:
+    return {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
+
+
 class FaultRun:
     """``folder`` gets ``train`` (the train dir), ``cwd`` and ``tmp``. Later flags win over earlier ones.
 
@@ -75,6 +79,7 @@ class FaultRun:
         for name in ("cwd", "tmp"):
             (folder / name).mkdir(exist_ok=True)
         self.files_before = self.files()
+        self.shared_memory_before = shared_memory_names()
         self.argv = [*prefix, sys.executable, "-m", module, *FAULT_ENV, *TINY, *ENDLESS]
         self.argv += [f"--train_dir={self.train_dir}", f"--experiment={EXPERIMENT}", *flags]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(REPOSITORY)}
@@ -251,11 +256,10 @@ class FaultRun:
         assert not left, f"processes outlive the run: {left}\n{self.tail()}"
 
     def shared_memory(self) -> list[str]:
-        """Names in shared memory that carry the pid of a process of this run."""
-        if not SHARED_MEMORY.is_dir():
-            return []
+        """New names in shared memory that carry the pid of a process of this run."""
         pids = {str(pid) for pid in self.pids}
-        return [path.name for path in SHARED_MEMORY.iterdir() if pids & set(re.split(r"[^0-9]+", path.name))]
+        new = shared_memory_names() - self.shared_memory_before
+        return sorted(name for name in new if pids & set(re.split(r"[^0-9]+", name)))
 
     def files(self) -> set[str]:
         """Files and folders below ``folder``, relative to it."""

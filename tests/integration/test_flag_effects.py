@@ -207,8 +207,9 @@ def test_tracker_that_raises_and_no_log_file(tmp_path: Path, monkeypatch: pytest
 # --- fast evaluation ---
 
 
-def test_fast_evaluation(tmp_path: Path) -> None:
+def test_fast_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """--sample_env_episodes, --csv_folder_name"""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     train(tmp_path, *SERIAL, *SHORT)
     flags = ("--encoder_mlp_layers", "16", "--use_rnn=False", "--device=cpu", "--rollout=8", "--batch_size=64")
     sizes = ("--num_workers=1", "--num_envs_per_worker=2", *SERIAL, "--use_env_info_cache=True")

@@ -381,8 +381,7 @@ class Runner(PeriodicDuties, Configurable):
             log.warning(f"Faults survived: {', '.join(f'{n} {kind}' for kind, n in sorted(self.faults.items()))}")
 
     def _close(self) -> None:
-        for writer in self.writers.values():
-            writer.close()
+        self.summaries.close()
         finish_wandb(self.cfg)
         RunResult.of(self).write(experiment_dir(self.cfg))
         log.info(f"Run ended with exit code {self.status}: {self.stop_cause}")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +14,12 @@ import psutil
 
 from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
 from sample_factory.utils.typing import Config, PolicyID
-from sample_factory.utils.utils import experiment_dir, log, summaries_dir
+from sample_factory.utils.utils import experiment_dir, log, log_every_n, summaries_dir
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
+_LOG_PROBLEM_EVERY = 100
 _WITH_MIN_MAX = ("reward", "true_objective", "len")
 
 
@@ -45,20 +48,43 @@ class SummaryReporter:
         self.writers, self.metrics = writers, metrics
 
     def write(self, rates: Rates, extra: Callable[[PolicyID, SummaryWriter, int], None]) -> None:
-        """One report. A statistic is written as soon as it has a value, so short runs have curves, too."""
+        """One report. A statistic is written as soon as it has a value, so short runs have curves, too.
+
+        A full disk or a broken tracker costs reports, not the training; so does ``extra`` on a full disk.
+        """
         for policy_id, env_steps in self.metrics.env_steps.items():
-            writer = self.writers[policy_id]
-            if policy_id == 0:
-                self._write_run_stats(writer, rates, env_steps)
-            self._add(writer, "perf/_sample_throughput", rates.throughput.get(policy_id, math.nan), env_steps)
-            self._write_episodic_stats(writer, policy_id, env_steps)
-            extra(policy_id, writer, env_steps)
-            writer.flush()
+            with self._problems_are_logged():
+                self._write_policy(policy_id, rates, env_steps)
+            with self._problems_are_logged(OSError):
+                extra(policy_id, self.writers[policy_id], env_steps)
+            with self._problems_are_logged():
+                self.writers[policy_id].flush()
+
+    def _write_policy(self, policy_id: PolicyID, rates: Rates, env_steps: int) -> None:
+        writer = self.writers[policy_id]
+        if policy_id == 0:
+            self._write_run_stats(writer, rates, env_steps)
+        self._add(writer, "perf/_sample_throughput", rates.throughput.get(policy_id, math.nan), env_steps)
+        self._write_episodic_stats(writer, policy_id, env_steps)
 
     def write_train_stats(self, policy_id: PolicyID, train_stats: dict[str, float]) -> None:
         env_steps = self.metrics.env_steps.get(policy_id, 0)
-        for key, value in train_stats.items():
-            self._add(self.writers[policy_id], f"train/{key}", value, env_steps)
+        with self._problems_are_logged():
+            for key, value in train_stats.items():
+                self._add(self.writers[policy_id], f"train/{key}", value, env_steps)
+
+    def close(self) -> None:
+        for writer in self.writers.values():
+            with self._problems_are_logged():
+                writer.close()
+
+    @staticmethod
+    @contextmanager
+    def _problems_are_logged(kind: type[Exception] = Exception) -> Iterator[None]:
+        try:
+            yield
+        except kind as exc:  # often the same one for hours: it is said now and then
+            log_every_n(_LOG_PROBLEM_EVERY, logging.WARNING, f"Could not write summaries: {type(exc).__name__}: {exc}")
 
     def _write_run_stats(self, writer: SummaryWriter, rates: Rates, env_steps: int) -> None:
         self._add(writer, "perf/_fps", rates.fps[0], env_steps)

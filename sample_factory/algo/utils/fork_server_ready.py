@@ -9,5 +9,8 @@ from __future__ import annotations
 
 import gc
 
+from sample_factory.algo.utils import fork_server_setup
+
+fork_server_setup.loading_is_done()
 gc.collect()
 gc.freeze()

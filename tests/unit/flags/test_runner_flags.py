@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,6 +273,7 @@ def test_restart_behavior(tmp_path: Path, behavior: str, is_kept: bool) -> None:
     earlier = tmp_path / "test" / "notes.txt"
     earlier.parent.mkdir()
     earlier.write_text("of the earlier run")
+    (earlier.parent / "config.json").write_text(json.dumps({"env": "CartPole-v1", "experiment": "test"}))
     flags = ("--env=CartPole-v1", "--ui=none", f"--restart_behavior={behavior}")
     make_runner(make_cfg(tmp_path, *flags))[1]._close()
     assert earlier.exists() is is_kept

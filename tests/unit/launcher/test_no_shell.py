@@ -14,6 +14,12 @@ SHELL_FUNCTIONS = {"system", "popen", "getoutput", "getstatusoutput", "create_su
 
 def uses_shell(call: ast.Call) -> bool:
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    if (
+        isinstance(call.func, ast.Attribute)
+        and isinstance(call.func.value, ast.Name)
+        and call.func.value.id == "platform"
+    ):
+        return False  # platform.system() tells the name of the operating system
     has_flag = any(keyword.arg == "shell" for keyword in call.keywords)
     return has_flag or name in SHELL_FUNCTIONS
 

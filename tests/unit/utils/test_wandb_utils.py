@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
@@ -133,6 +134,27 @@ def test_tracker_problems_never_stop_the_training(tmp_path: Path, install):
     install(None)  # importing wandb raises ImportError now
     init_wandb(cfg)
     finish_wandb(cfg)
+
+
+@pytest.mark.parametrize("when", ["init", "finish"])
+def test_tracker_that_blocks_costs_a_bounded_time(tmp_path: Path, install, monkeypatch, caplog, when):
+    fake = install(FakeWandb())
+    cfg = make_cfg(tmp_path)
+    monkeypatch.setattr(wandb_utils, "SETUP_DEADLINE_SEC", 0.2 if when == "init" else 60)
+    monkeypatch.setattr(wandb_utils, "FINISH_DEADLINE_SEC", 0.2)
+    never = threading.Event()
+    wandb_utils.log.addHandler(caplog.handler)
+    try:
+        if when == "init":
+            fake.init = lambda **_: never.wait()
+        init_wandb(cfg)
+        if when == "finish":
+            fake.run.finish = never.wait
+        finish_wandb(cfg)
+    finally:
+        wandb_utils.log.removeHandler(caplog.handler)
+        never.set()  # the threads end
+    assert "no answer within 0.2 seconds" in caplog.text
 
 
 def test_nothing_happens_without_the_flag(tmp_path: Path, install):

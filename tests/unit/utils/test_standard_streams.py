@@ -1,0 +1,45 @@
+"""Programs whose output nobody reads go on."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import faulthandler, os, sys
+from sample_factory.utils.standard_streams import survive_lost_output
+survive_lost_output()
+survive_lost_output()
+faulthandler.enable()  # needs a stream with a descriptor
+for stream in (sys.stdout, sys.stderr):
+    for _ in range(3):
+        print("x" * 100000, file=stream, flush=True)
+        stream.writelines(["a", "b"])
+    os.write(stream.fileno(), b"from a C library")
+    assert stream.isatty() is False and stream.encoding
+with open(sys.argv[1], "w") as file:
+    assert file.fileno() > 2
+    file.write("done")
+"""
+
+
+@pytest.mark.parametrize("streams", ["| true", "2>&1 | true", "<&- >&- 2>&-", ">&-", ">/dev/full 2>&1", ">/dev/null"])
+def test_lost_output_is_dropped(tmp_path, streams):
+    result = tmp_path / "result"
+    command = f'{{ "$@"; echo $? >"$0"; }} {streams}'
+    subprocess.run(
+        ["bash", "-c", command, str(tmp_path / "code"), sys.executable, "-c", PROGRAM, str(result)],
+        check=False,
+        timeout=60,
+        capture_output=True,
+    )
+    assert result.read_text() == "done"
+    assert (tmp_path / "code").read_text() == "0\n"
+
+
+def test_without_the_module_the_program_would_end(tmp_path):
+    """What is tested above happens."""
+    command = f"{sys.executable} -c 'print(\"x\" * 100000, flush=True)' | true; exit ${{PIPESTATUS[0]}}"
+    assert subprocess.run(["bash", "-c", command], capture_output=True, timeout=60).returncode != 0
