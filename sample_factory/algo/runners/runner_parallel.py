@@ -105,7 +105,7 @@ class ParallelRunner(Runner):
         if self.stopped or self._restarts is None:
             return ""
         if process_exit.error is not None and process_exit.error.is_final:
-            return ": " + process_exit.error.text.strip().splitlines()[-1]
+            return ""
         refusal = self._restarts.begin(process)
         if refusal is None:
             self.faults["worker_restarts"] += 1

@@ -39,7 +39,8 @@ class ProcessExit:
             return f"process {self.name} {self.cause}"
         code = self.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-        return f"process {self.name} {how}"
+        why = f": {self.error.text.strip().splitlines()[-1]}" if self.error is not None else ""
+        return f"process {self.name} {how}{why}"
 
 
 class Supervisor(EventLoopObject):
