@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
+from sample_factory.algo.runners.resume_check import ResumeCheck
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
@@ -37,6 +39,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 
     runner = SerialRunner(cfg) if cfg.serial_mode else ParallelRunner(cfg)
     runner.view = make_run_view(cfg)
+    runner.register_observer(ResumeCheck(cfg))
     if cfg.with_pbt:
         runner.register_observer(PopulationBasedTraining(runner.cfg, runner))
     return runner.cfg, runner
@@ -58,6 +61,11 @@ def run_rl(cfg: Config) -> StatusCode:
     except KeyboardInterrupt:
         runner.abort("interrupted before training started", ExperimentStatus.INTERRUPTED)
         return ExperimentStatus.INTERRUPTED
+    except (ConfigError, CheckpointError) as exc:
+        status = EXIT_CODE_BAD_CONFIG if isinstance(exc, ConfigError) else ExperimentStatus.FAILURE
+        log.error(exc)
+        runner.abort(str(exc).splitlines()[0], status)
+        return status
     except Exception as exc:
         runner.abort(f"{type(exc).__name__}: {exc}", ExperimentStatus.FAILURE)
         raise

@@ -20,10 +20,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from signal_slot.signal_slot import EventLoopObject
 
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
-from sample_factory.algo.utils.seeding import component_rng
+from sample_factory.algo.utils.seeding import component_seed_sequence
 from sample_factory.cfg.arguments import cfg_dict
 from sample_factory.pbt.mutation import (
     SPECIAL_PERTURBATION,
@@ -104,7 +105,8 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
         self.selection = SelectionSettings.from_cfg(self.cfg)
         self.hyperparams_to_tune = set(HYPERPARAMS_TO_TUNE) | ({"gamma"} if self.cfg.pbt_optimize_gamma else set())
         self.reward_categories = _reward_categories(self.cfg.env)
-        self.rng = component_rng(self.cfg, "pbt")
+        # Not `component_rng`: its state is stored with the schedule it belongs to, not in checkpoints.
+        self.rng = np.random.default_rng(component_seed_sequence(self.cfg, "pbt"))
 
         self.default_policy_cfg = {name: self.cfg[name] for name in sorted(self.hyperparams_to_tune)}
         self.default_reward_shaping: dict[str, Any] | None = None
