@@ -15,7 +15,6 @@ import torch
 
 from sample_factory.algo.learning import checkpoints as ckpt
 from sample_factory.algo.learning.checkpoints import CheckpointError, CheckpointStore
-
 from sample_factory.utils import checkpoint_files
 
 from .test_checkpoints import make_checkpoint, names, newest
