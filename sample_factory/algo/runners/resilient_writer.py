@@ -92,12 +92,12 @@ class ResilientFileWriter:
             self._failures.succeeded()
 
     def _open(self) -> Any:
-        if self._failures.is_failing:
-            # Otherwise every attempt would leave an empty event file and a dead thread with its traceback.
-            os.makedirs(self._log_dir, exist_ok=True)
-            probe = os.path.join(self._log_dir, f".{_PROBE_NAME}.{os.getpid()}")
-            write_atomically(probe, bytes(_PROBE_BYTES))
-            os.remove(probe)
+        # Otherwise every attempt would leave an empty event file and a dead thread with its traceback.
+        os.makedirs(self._log_dir, exist_ok=True)
+        probe = os.path.join(self._log_dir, f".{_PROBE_NAME}.{os.getpid()}")
+        write_atomically(probe, bytes(_PROBE_BYTES))
+        os.remove(probe)
+
         from torch.utils import tensorboard
 
         # Looked up now: W&B replaces what is behind it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -158,6 +160,54 @@ def test_C13_going_back_supersedes_later_files(store: CheckpointStore, tmp_path:
     ]
     loaded = newest(store)
     assert loaded is not None and loaded["train_step"] == 52
+
+
+def test_C13_newest_by_content_not_by_name(store: CheckpointStore, tmp_path: Path) -> None:
+    store.save_latest(make_checkpoint(5))
+    Path(store.save_latest(make_checkpoint(6))).rename(tmp_path / "checkpoint_000000002_200.pth")
+    torch.save(make_checkpoint(1), tmp_path / "checkpoint_000000099_9900.pth")
+    assert [ckpt.read_checkpoint(path, "cpu")["train_step"] for path in store.candidates("latest")] == [6, 5, 1]
+    loaded = ckpt.read_newest(ckpt.list_checkpoints(str(tmp_path)), "cpu")
+    assert loaded is not None and loaded["train_step"] == 6
+
+    store.save_latest(make_checkpoint(7))
+    assert names(tmp_path) == ["checkpoint_000000002_200.pth", "checkpoint_000000007_700.pth"]
+
+
+def test_C13_equal_names_replace_each_other(store: CheckpointStore) -> None:
+    store.save_latest(make_checkpoint(3, curr_lr=0.5))
+    store.save_latest(make_checkpoint(3, curr_lr=0.25))
+    loaded = newest(store)
+    assert loaded is not None and loaded["curr_lr"] == 0.25
+
+
+# --- side files ---
+
+
+def test_side_file_has_size_and_hash(store: CheckpointStore, tmp_path: Path) -> None:
+    path = Path(store.save_latest(make_checkpoint(1)))
+    side = json.loads((tmp_path / f".{path.name}.sum").read_text())
+    assert side == {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_side_files_come_and_go_with_their_checkpoints(store: CheckpointStore, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        store.save_latest(make_checkpoint(step))
+    Path(store.save_best(make_checkpoint(3), "reward", 1.0)).unlink()
+    store.save_latest(make_checkpoint(4))
+    side_files = sorted(name for name in os.listdir(tmp_path) if name.endswith(".sum"))
+    assert side_files == [".checkpoint_000000003_300.pth.sum", ".checkpoint_000000004_400.pth.sum"]
+    assert not any(Path(name).match("checkpoint_*") for name in side_files), "the original must not see them"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"size": "big", "sha256": 3}', '{"size": 1, "sha256": "x"}'])
+def test_side_file_alone_does_not_condemn_a_checkpoint(store: CheckpointStore, tmp_path: Path, content: str) -> None:
+    """The file may have been replaced on purpose, or the side file be the damaged one."""
+    path = Path(store.save_latest(make_checkpoint(1)))
+    (tmp_path / f".{path.name}.sum").write_text(content)
+    assert ckpt.read_checkpoint(str(path), "cpu")["train_step"] == 1
+    torch.save(make_checkpoint(1, curr_lr=0.125), path)
+    assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
 
 
 # --- damage ---

@@ -160,6 +160,17 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000003_96.pth", "milestones"]
 
 
+def test_best_score_of_a_file_saved_after_the_checkpoint_counts(tmp_path: Path) -> None:
+    """A run that was killed between both must not replace the best policy by a worse one."""
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    assert learner.save_best(0, "reward", 7.5)
+    resumed = make_learner(make_cfg(tmp_path))
+    assert resumed.best_performance == 7.5 and not resumed.save_best(0, "reward", 6.0)
+    assert make_learner(make_cfg(tmp_path, "--save_best_metric=len")).best_performance == -1e9
+
+
 # --- damage ---
 
 
