@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast soak format lint type check compat learning bench bench-quick docs-reference clean
+.PHONY: install train test test-fast faults soak format lint type check compat learning bench bench-quick docs-reference clean
 
 install: $(STAMP)
 
@@ -34,7 +34,7 @@ train: $(STAMP)
 		--no_render --max_num_episodes=100
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q tests -m "not soak"
+	$(BIN)/python -m pytest -q tests -m "not soak and not faults"
 
 # --- development ---
 
@@ -53,6 +53,10 @@ type: $(STAMP)
 	$(BIN)/mypy
 
 check: lint type test-fast
+
+# Minutes: rows of the fault matrix that take long, on top of those in the ordinary suite.
+faults: $(STAMP)
+	$(BIN)/python -m pytest -q tests/faults
 
 # Minutes: runs that are killed again and again.
 soak: $(STAMP)

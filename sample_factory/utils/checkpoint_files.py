@@ -39,6 +39,7 @@ _FILE_NAME = re.compile(r"(?P<prefix>checkpoint|best)_(?P<train_step>\d+)_(?P<en
 _SIDE_NAME = re.compile(r"\.(?P<of>.+\.pth)\.sum")
 _NUM_READ_ATTEMPTS = 3
 _READ_RETRY_SEC = 0.1
+_MAX_KNOWN = 1000
 
 
 class CheckpointError(RuntimeError):
@@ -225,8 +226,33 @@ def peek(path: str) -> CheckpointDict | None:
         return None
 
 
+# By path: modification time, size, progress. Every file is read only once for this.
+_known_progress: dict[str, tuple[int, int, tuple[int, int]]] = {}
+
+
 def progress_of(path: str) -> tuple[int, int]:
     """``(train_step, env_steps)`` by content, by name if the file cannot be read."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return _progress_in(path)
+    known = _known_progress.get(path)
+    if known is not None and known[:2] == (status.st_mtime_ns, status.st_size):
+        return known[2]
+    return remember_progress(path, _progress_in(path))
+
+
+def remember_progress(path: str, progress: tuple[int, int]) -> tuple[int, int]:
+    """For those who know the content of a file, because they have just written it."""
+    with contextlib.suppress(OSError):
+        status = os.stat(path)
+        if len(_known_progress) >= _MAX_KNOWN:
+            _known_progress.clear()
+        _known_progress[path] = (status.st_mtime_ns, status.st_size, progress)
+    return progress
+
+
+def _progress_in(path: str) -> tuple[int, int]:
     content = peek(path) or {}
     try:
         return int(content["train_step"]), int(content["env_steps"])

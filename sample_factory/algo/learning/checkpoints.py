@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import os
 import re
 from collections import OrderedDict
@@ -35,6 +36,7 @@ from sample_factory.utils.checkpoint_files import (
     peek,
     progress_of,
     read_checkpoint,
+    remember_progress,
     side_path,
     trusting_files,
 )
@@ -113,12 +115,19 @@ def load_first(
 def non_finite_tensors(state: Any, name: str = "") -> list[str]:
     """Names of the floating-point tensors in nested containers that contain NaN or infinity."""
     if isinstance(state, Tensor):
-        return [] if not state.is_floating_point() or bool(torch.isfinite(state).all()) else [name]
+        return [] if _is_finite(state) else [name]
     if isinstance(state, dict):
         return [bad for key, value in state.items() for bad in non_finite_tensors(value, f"{name}.{key}".lstrip("."))]
     if isinstance(state, (list, tuple)):
         return [bad for i, value in enumerate(state) for bad in non_finite_tensors(value, f"{name}.{i}")]
     return []
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The sum is a third of the work, and not finite if an element is not. It may overflow, which the second look finds.
+    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+        return True
+    return bool(torch.isfinite(tensor).all())
 
 
 def snapshot(state: Any) -> Any:
@@ -211,6 +220,7 @@ class CheckpointStore:
         # However this is interrupted, no side file describes another file than its own: it goes first, and comes last.
         _remove(side_path(path))
         write_atomically(path, data)
+        remember_progress(path, (int(checkpoint["train_step"]), int(checkpoint["env_steps"])))
         try:
             write_atomically(side_path(path), SideFile.of(data).to_bytes())
         except OSError as exc:

@@ -32,11 +32,11 @@ def forget_all() -> None:
 
 
 def get_states() -> dict[str, Any]:
-    """States of all streams: dictionaries, lists, numbers, strings and uint8 tensors on the CPU."""
+    """States of all streams: dictionaries, numbers, strings and tensors on the CPU (long lists take long to read)."""
     numpy_state: dict[str, Any] = np.random.get_state(legacy=False)  # type: ignore[assignment]
     version, words, gauss = random.getstate()
     states: dict[str, Any] = {
-        "python": [version, list(words), gauss],
+        "python": [version, torch.tensor(words), gauss],
         "numpy": _plain(numpy_state),
         "torch": torch.get_rng_state(),
         "components": {name: _plain(dict(rng.bit_generator.state)) for name, rng in _streams.items()},
@@ -49,8 +49,8 @@ def get_states() -> dict[str, Any]:
 def set_states(states: dict[str, Any]) -> None:
     """Continue all streams from :func:`get_states`."""
     version, words, gauss = states["python"]
-    random.setstate((version, tuple(words), gauss))
-    np.random.set_state(states["numpy"])
+    random.setstate((version, tuple(words.tolist()), gauss))
+    np.random.set_state(_with_arrays(states["numpy"]))
     torch.set_rng_state(states["torch"].cpu())
     if "cuda" in states and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.set_rng_state(states["cuda"].cpu())
@@ -65,4 +65,12 @@ def set_states(states: dict[str, Any]) -> None:
 def _plain(state: Any) -> Any:
     if isinstance(state, dict):
         return {key: _plain(value) for key, value in state.items()}
-    return state.tolist() if isinstance(state, (np.ndarray, np.generic)) else state
+    if isinstance(state, np.ndarray):
+        return torch.from_numpy(state.astype(np.int64))
+    return state.item() if isinstance(state, np.generic) else state
+
+
+def _with_arrays(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {key: _with_arrays(value) for key, value in state.items()}
+    return state.cpu().numpy() if isinstance(state, torch.Tensor) else state
