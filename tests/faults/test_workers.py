@@ -168,7 +168,10 @@ def test_E7_workers_are_killed_again_and_again(start_run, mode):
 def test_E8_run_ends_when_workers_keep_dying(start_run, mode):
     run = start_run(*mode, "--max_worker_restarts=2", "--max_env_rebuilds=1", fault="raise:1")
     assert run.finish(60) == 1
-    run.assert_clean_end(1, r"process rollout_proc\d exited with 1: ZeroDivisionError: .*; it was replaced 2 times .*--max_worker_restarts")
+    run.assert_clean_end(
+        1,
+        r"process rollout_proc\d exited with 1: ZeroDivisionError: .*; it was replaced 2 times .*--max_worker_restarts",
+    )
     assert "ZeroDivisionError: the environment broke in step" in run.tail()
 
 
