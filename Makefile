@@ -56,7 +56,9 @@ check: lint type test-fast
 
 # Every row of the fault matrix: signals, deaths, full disks, broken files. Minutes.
 test-faults: $(STAMP)
-	$(BIN)/python -m pytest -q tests/faults
+	mkdir -p build
+	$(BIN)/python -m pytest -q tests --fault-matrix --junitxml=build/faults.xml
+	$(BIN)/python -m benchmarks.fault_table build/faults.xml
 
 # Minutes: runs that are killed again and again.
 soak: $(STAMP)

@@ -282,3 +282,24 @@ def test_L5_fork_server_that_is_killed_ends_the_run(start_run):
     server.kill()
     assert run.finish(40) == 1
     run.assert_clean_end(1, "was killed by signal 9|could not|exited")
+
+
+@pytest.mark.parametrize("mode", [(), pytest.param(SEPARATE, marks=thorough)], ids=["async", "separate"])
+@pytest.mark.parametrize("fault", ["", pytest.param("hang:100", marks=thorough)], ids=["healthy", "hanging"])
+def test_S3_workers_die_with_a_killed_main_process(start_run, mode, fault):
+    run = start_run(*mode, fault=fault)
+    run.wait_for("Starting to hang") if fault else run.wait_for_training()
+    assert len(run.workers()) >= 4  # fork server and resource tracker are among them
+    run.send(signal.SIGKILL)
+    assert run.finish(20) == -signal.SIGKILL  # asserts that all are gone within five seconds
+    run.assert_nothing_outside(may_leave_temporary=True)
+
+
+@pytest.mark.parametrize("worker", [1])
+@pytest.mark.parametrize("mode", [(), pytest.param(SYNC, marks=thorough)], ids=["async", "sync"])
+def test_E8_environment_that_cannot_be_created_in_one_worker_ends_the_run(start_run, mode, worker):
+    run = start_run(*mode, "--max_worker_restarts=1", fault=f"init_raise:0:{worker}")
+    assert run.finish(60) == 1
+    run.assert_clean_end(
+        1, f"rollout_proc{worker} exited with 1: RuntimeError: the environment cannot be built; it was"
+    )

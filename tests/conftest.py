@@ -1,0 +1,23 @@
+"""Options of the whole suite."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+# Tests of the fault matrix carry its rows in their names: test_E4_E5_environment_that_...
+_FAULT_ROW = re.compile(r"test_[A-Z]\d+_")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fault-matrix", action="store_true", help="only tests of the fault matrix, the long ones as well"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--fault-matrix"):
+        chosen = [item for item in items if _FAULT_ROW.match(item.name) and item.get_closest_marker("soak") is None]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
