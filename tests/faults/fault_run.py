@@ -50,6 +50,8 @@ FAULT_ENV = ("--env=fault_env", "--env_module=tests.faults.fault_env")
 
 _PID_OF_LOG_LINE = re.compile(r"^\[[^]]*\]\[(\d+)\] ")
 
+_NUM_FRAMES = re.compile(r"Total num frames: (\d+)")
+
 
 def shared_memory_names() -> set[str]:
     return {path.name for path in SHARED_MEMORY.iterdir()} if SHARED_MEMORY.is_dir() else set()
@@ -167,9 +169,21 @@ class FaultRun:
         """Until the learner has trained on something in this run."""
         self.wait_for(r"Total num frames: [1-9]")
 
-    def pid_of(self, pattern: str) -> int:
-        """Process that wrote the first log line with the pattern."""
-        match = _PID_OF_LOG_LINE.match(self.wait_for(pattern))
+    def wait_for_more_frames(self) -> None:
+        """Until the learner has trained on something new."""
+        before = self._num_frames()
+        self.wait_until(lambda: self._num_frames() > before, "more frames")
+
+    def _num_frames(self) -> int:
+        found = _NUM_FRAMES.findall(self.output)
+        return int(found[-1]) if found else 0
+
+    def pid_of(self, pattern: str, last: bool = False) -> int:
+        """Process that wrote the first (or last) log line with the pattern."""
+        line = self.wait_for(pattern)
+        if last:
+            line = [line for line in list(self.lines) if re.search(pattern, line)][-1]
+        match = _PID_OF_LOG_LINE.match(line)
         assert match is not None
         return int(match[1])
 

@@ -109,6 +109,9 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
     @signal
     def training_batches_available(self) -> None: ...
 
+    @signal
+    def worker_forgotten(self) -> None: ...
+
     def init(self) -> None:
         """Allocate the training batches; called when the learner is ready."""
         device = policy_device(self.cfg, self.policy_id)
@@ -149,9 +152,23 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         self._free_slots.append(slot)
         if not self.cfg.async_rl:
             # Asynchronous workers see their blocks become free in shared memory; here a new iteration begins, too.
+            self.buffer_mgr.channel.iterations[self.policy_id] = training_iteration
             self.trajectory_buffers_available.emit(self.policy_id, training_iteration)
             self.buffer_mgr.channel.wake_all()
         self._form_batches()
+
+    def on_worker_died(self, worker_idx: int) -> None:
+        """Slot for the runner. All that the worker sent is in this queue before this message, so the blocks that are
+        known now are all there are; the worker was killed while it handed over the others.
+        """
+        needed = {pending.block_idx for pending in self._pending}
+        for blocks in self._blocks_of_slot.values():
+            needed.update(blocks)
+        manager = self.buffer_mgr
+        lost = manager.channel.release_blocks_except(self.policy_id, manager.blocks_of_worker(worker_idx), needed)
+        if lost:
+            log.info(f"{self.object_id}: {lost} trajectory blocks of rollout worker {worker_idx} were lost with it")
+        self.worker_forgotten.emit(self.policy_id, worker_idx)
 
     def _form_batches(self) -> None:
         with self.timing.add_time("batching"):

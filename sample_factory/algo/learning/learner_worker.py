@@ -18,6 +18,7 @@ from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.life_signs import PHASE, RUNNING
 from sample_factory.algo.utils.misc import LEARNER_ENV_STEPS, POLICY_ID_KEY, TIME_SHARES
 from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeights
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
@@ -43,6 +44,9 @@ def init_learner_process(sf_context: SampleFactoryContext, learner_worker: Learn
     set_global_context(sf_context)
     log.info(f"{learner_worker.object_id} started, process {learner_worker.event_loop.process.pid}")
     init_file_logger(cfg)
+    # Those of the batcher's thread: it answers while the learner is at work.
+    signs = learner_worker.batcher.buffer_mgr.life_signs
+    learner_worker.batcher.event_loop.show_life_signs(signs.writer(signs.learner_row(learner_worker.policy_id)))
     seed_process(cfg, "learner", learner_worker.policy_id)
     set_process_niceness(cfg.default_niceness)
     if cfg.device == "gpu":
@@ -119,6 +123,7 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
             self._batcher_check_timer.timeout.connect(self._check_batcher)
         policy_id, _, device, policy_version = self.learner.init()
         self._is_learner_ready = True
+        self.batcher.event_loop.life_signs[PHASE] = RUNNING
         if not self.cfg.serial_mode:
             num_threads = use_learner_threads(self.cfg, self.learner.actor_critic, self.learner.env_info.obs_space)
             log.debug(f"{self.object_id}: torch uses {num_threads} threads")

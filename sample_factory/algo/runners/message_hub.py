@@ -17,6 +17,7 @@ from sample_factory.algo.sampling.stats import (
 )
 from sample_factory.algo.utils.misc import (
     EPISODIC,
+    FAULTS,
     LEARNER_ENV_STEPS,
     SAMPLES_COLLECTED,
     STATS_KEY,
@@ -46,6 +47,7 @@ class MessageHub(EventLoopObject):
             TIMING_STATS: [timing_msg_handler],
             STATS_KEY: [stats_msg_handler],
             TIME_SHARES: [time_shares_msg_handler],
+            FAULTS: [_faults_handler],
         }
         self.policy_msg_handlers: dict[str, list[PolicyMsgHandler]] = {
             LEARNER_ENV_STEPS: [_learner_steps_handler],
@@ -108,6 +110,10 @@ class MessageHub(EventLoopObject):
                 if "policy_id" in msg:
                     for policy_handler in self.policy_msg_handlers.get(key, ()):
                         policy_handler(self, msg, msg["policy_id"])  # type: ignore[arg-type]
+
+
+def _faults_handler(runner: Runner, msg: dict) -> None:
+    runner.faults.update(msg[FAULTS])
 
 
 def _learner_steps_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,18 +24,21 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True)
 class RunResult:
-    """``cause`` says in words why the run ended; ``env_steps`` are the learners' counters at that time."""
+    """``cause`` says in words why the run ended; ``env_steps`` are the learners' counters at that time; ``faults``
+    counts what went wrong without ending the run.
+    """
 
     exit_code: StatusCode | None
     cause: str
     env_steps: dict[PolicyID, int]
     reward: dict[PolicyID, float | None]
+    faults: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(cls, runner: Runner) -> RunResult:
         policies = range(runner.cfg.num_policies)
         reward = {policy_id: runner.metrics.mean("reward", policy_id) for policy_id in policies}
-        return cls(runner.status, runner.stop_cause, dict(runner.env_steps), reward)
+        return cls(runner.status, runner.stop_cause, dict(runner.env_steps), reward, dict(runner.faults))
 
     @classmethod
     def of_active_run(cls) -> RunResult:

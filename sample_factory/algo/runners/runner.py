@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from signal_slot.signal_slot import EventLoopStatus, configure_logger, signal
@@ -107,6 +108,7 @@ class Runner(PeriodicDuties, Configurable):
 
         self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, cfg.startup_timeout)
         self.supervisor = Supervisor(loop, self._on_process_exit)
+        self.faults: Counter[str] = Counter()  # survived ones, by kind
         self.components_to_stop: set[str] = set()
         self.stopped = False
         self._stop_deadline = float("inf")
@@ -123,6 +125,9 @@ class Runner(PeriodicDuties, Configurable):
 
     @signal
     def all_components_stopped(self) -> None: ...
+
+    @signal
+    def worker_died(self) -> None: ...
 
     def use_signals(self, signals: TerminationSignals) -> None:
         """Obey the signals that the caller listens to already."""
@@ -265,21 +270,32 @@ class Runner(PeriodicDuties, Configurable):
     # --- the end ---
 
     def _on_process_exit(self, process: ChildProcess, process_exit: ProcessExit) -> None:
-        """Supervisor's callback. Before the stop every exit is a failure, afterwards only those that are not clean."""
+        """Supervisor's callback. Before the stop a worker is replaced if that is possible, and every other exit is a
+        failure; afterwards only those that are not clean.
+        """
         if process_exit.is_clean and self.stopped:
             self._forget_components_of(process)
             return
         if process_exit.error:
-            log.error(f"Exception in {process_exit.error}")
-        log.error(f"Stopping the run: {process_exit}")
+            log.error(f"Exception in {process_exit.error.text}")
+        refusal = self._replace(process, process_exit)
+        if refusal is None:
+            log.error(f"Lost a worker: {process_exit}")
+            return
+        cause = f"{process_exit}{refusal}"
+        log.error(f"Stopping the run: {cause}")
         if not self.stopped or self.status == ExperimentStatus.SUCCESS:
-            self.status, self.stop_cause = ExperimentStatus.FAILURE, str(process_exit)
+            self.status, self.stop_cause = ExperimentStatus.FAILURE, cause
         self._forget_components_of(process)
-        self._stop_training(status=ExperimentStatus.FAILURE, cause=str(process_exit))
+        self._stop_training(status=ExperimentStatus.FAILURE, cause=cause)
+
+    def _replace(self, process: ChildProcess, process_exit: ProcessExit) -> str | None:
+        """Have a process that died replaced; returns why not, to be added to the cause of the end of the run."""
+        return ""
 
     def _forget_components_of(self, process: ChildProcess) -> None:
         """Nobody in this process will report that it stopped."""
-        gone = [component.object_id for component in self._components() if component.event_loop.process is process]
+        gone = [c.object_id for c in self._components() if c.event_loop is not None and c.event_loop.process is process]
         for object_id in gone:
             self._component_stopped(object_id, {})
 
@@ -361,6 +377,8 @@ class Runner(PeriodicDuties, Configurable):
         seconds = max(self.timing.get("main_loop", 0.0), 1e-8)
         fps = self.metrics.frames_since_resume() / seconds
         log.info(f"Collected {self.env_steps}, FPS: {fps:.1f}")
+        if self.faults:
+            log.warning(f"Faults survived: {', '.join(f'{n} {kind}' for kind, n in sorted(self.faults.items()))}")
 
     def _close(self) -> None:
         self.summaries.close()

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from signal_slot.signal_slot import EventLoop
-
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.learner_worker import LearnerWorker, init_learner_process
 from sample_factory.algo.runners.resources import ResourceError, check_room_for_weights
 from sample_factory.algo.runners.runner import Runner
+from sample_factory.algo.runners.watchdog import Watchdog
+from sample_factory.algo.runners.worker_restarts import WorkerRestarts
+from sample_factory.algo.sampling.inference_worker import InferenceWorker
+from sample_factory.algo.sampling.rollout_worker import RolloutWorker
 from sample_factory.algo.sampling.sampler import ParallelSampler
 from sample_factory.algo.utils.child_process import ChildProcess
 from sample_factory.algo.utils.context import sf_global_context
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.algo.utils.model_sharing import SharedWeights
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
+from sample_factory.algo.utils.poll_loop import ControlLoop
+from sample_factory.algo.utils.supervisor import ProcessExit
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
 from sample_factory.utils.utils import log
+
+_RESTART_CHECK_SEC = 0.1
 
 
 class ParallelRunner(Runner):
     def __init__(self, cfg: Config):
         super().__init__(cfg)
         self._learner_processes: dict[PolicyID, ChildProcess] = {}
+        self._restarts: WorkerRestarts | None = None
+        self._watchdog: Watchdog | None = None
 
     def init(self) -> StatusCode:
         status = super().init()
@@ -41,16 +49,74 @@ class ParallelRunner(Runner):
         param_servers = {policy_id: learner.param_server for policy_id, learner in self.learners.items()}
         self.sampler = ParallelSampler(self.event_loop, self.buffer_mgr, param_servers, self.cfg, self.env_info)
         self.connect_components()
+        for batcher in self.batchers.values():
+            self.worker_died.connect(batcher.on_worker_died)
+            batcher.worker_forgotten.connect(self.on_worker_forgotten)
         for policy_id, process in self._learner_processes.items():
             # The batcher's loop runs in a thread of the learner's process.
             self.batchers[policy_id].event_loop.process = process
+        self._restarts = WorkerRestarts(
+            self.sampler,
+            self.cfg.max_worker_restarts,
+            self.batchers,
+            lambda worker_idx: self.worker_died.emit(worker_idx),
+            lambda process: self.supervisor.watch([process]),
+        )
+        self._watchdog = self._make_watchdog(self.sampler)
+        self._add_timer(_RESTART_CHECK_SEC, self._restarts_timer)
+        self._add_timer(self._watchdog.check_period_sec, self._watchdog_timer)
         return status
+
+    def _make_watchdog(self, sampler: ParallelSampler) -> Watchdog:
+        cfg = self.cfg
+        signs = sampler.buffer_mgr.life_signs
+        watchdog = Watchdog(self.supervisor, signs, cfg.startup_timeout)
+        for process in sampler.processes:
+            owner = process.event_loop.owner
+            if isinstance(owner, RolloutWorker):
+                watchdog.watch(process, signs.rollout_row(owner.worker_idx), cfg.env_timeout, "--env_timeout")
+            elif isinstance(owner, InferenceWorker):
+                row = signs.inference_row(owner.policy_id, owner.worker_idx)
+                watchdog.watch(process, row, cfg.fault_timeout, "--fault_timeout")
+        for policy_id, process in self._learner_processes.items():
+            watchdog.watch(process, signs.learner_row(policy_id), cfg.fault_timeout, "--fault_timeout")
+        return watchdog
+
+    def _watchdog_timer(self) -> None:
+        if self._watchdog is not None and not self.stopped:
+            self._watchdog.check()
+
+    def _restarts_timer(self) -> None:
+        if self._restarts is not None and not self.stopped:
+            self._restarts.start_those_due()
+
+    def on_worker_forgotten(self, policy_id: PolicyID, worker_idx: int) -> None:
+        """Slot for the batchers."""
+        if self._restarts is not None:
+            self._restarts.batcher_is_ready(policy_id, worker_idx)
+
+    def _replace(self, process: ChildProcess, process_exit: ProcessExit) -> str | None:
+        if self.stopped or self._restarts is None:
+            return ""
+        if process_exit.error is not None and process_exit.error.is_final:
+            return ": " + process_exit.error.text.strip().splitlines()[-1]
+        refusal = self._restarts.begin(process)
+        if refusal is None:
+            self.faults["worker_restarts"] += 1
+            return None
+        return "" if process in self._learner_processes.values() else f"; {refusal}"
+
+    def _stop_training(self, status: StatusCode | None = None, cause: str = "") -> None:
+        missing = self._restarts.cancel() if self._restarts is not None else []
+        super()._stop_training(status, cause)
+        for process in missing:
+            self._forget_components_of(process)
 
     def _make_learner(self, policy_id: PolicyID, weights: SharedWeights) -> None:
         assert self.env_info is not None and self.buffer_mgr is not None
         mp_ctx = get_mp_ctx(self.cfg.serial_mode)
         assert mp_ctx is not None
-        batcher_loop = EventLoop(f"batcher_{policy_id}_evt_loop")
+        batcher_loop = ControlLoop(f"batcher_{policy_id}_evt_loop")
         batcher = Batcher(batcher_loop, policy_id, self.buffer_mgr, self.cfg, self.env_info)
         batcher_loop.owner = batcher
 

@@ -64,7 +64,6 @@ def _connect_policy(runner: Runner, sampler: Sampler, policy_id: int) -> None:
     learner.initialized.connect(batcher.init)
     learner.training_batch_released.connect(batcher.on_training_batch_released)
     batcher.training_batches_available.connect(learner.on_new_training_batch)
-    sampler.connect_trajectory_buffers_available(batcher.trajectory_buffers_available)
     sampler.connect_on_new_trajectories(policy_id, batcher.on_new_trajectories)
 
     learner.report_msg.connect(runner._process_msg)

@@ -133,12 +133,13 @@ def make_actor(
     worker_idx: int,
     param_client: ParameterClient,
     device: torch.device,
+    num_restarts: int = 0,
 ) -> Actor:
     """The fastest actor that can serve this model. ``cfg.eval_deterministic``: the most likely actions (evaluation)."""
     deterministic = bool(getattr(cfg, "eval_deterministic", False))
     on_cpu = device.type == "cpu" and all(block.device == "cpu" for block in buffer_mgr.blocks)
     if on_cpu and not needs_action_mask(buffer_mgr.env_info.obs_space):
-        rng = component_rng(cfg, "actions", policy_id, worker_idx)
+        rng = component_rng(cfg, "actions", policy_id, worker_idx, *filter(None, [num_restarts]))
         policy = compile_policy(param_client.actor_critic, rng, deterministic)
         if policy is not None:
             return NumpyActor(buffer_mgr, policy_id, param_client, policy)

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 
 from sample_factory.algo.sampling.batched_stats import episode_infos
+from sample_factory.algo.sampling.env_faults import check_column, check_rewards, is_finite
 from sample_factory.utils.typing import Device
+
+# What `step` of a batched environment returns: observations, rewards [N], terminated [N], truncated [N], infos.
+BatchedStep = tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]
+# In the place of infos: all episodes were cut off because the environment had to be replaced or reset.
+CUT_OFF = object()
 
 
 @dataclass(frozen=True)
@@ -39,10 +45,11 @@ class StepColumns:
 
 
 class Recorder(Protocol):
-    def record(self, columns: StepColumns, result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]) -> Any:
-        """Store what ``step`` of the batched environment returned: ``(obs, rewards [N], terminated, truncated,
-        infos)``. Returns statistics of the episodes that ended (``reward``, ``len``, ... with one value each, and what
-        the infos add), ``None`` if none did.
+    def record(self, columns: StepColumns, result: BatchedStep) -> dict[str, Any] | None:
+        """Store what ``step`` of the batched environment returned. Returns statistics of the episodes that ended
+        (``reward``, ``len``, ... with one value each, and what the infos add), ``None`` if none did.
+
+        :raises BadObservationError: a number is not finite; nothing but observations was stored.
         """
         ...
 
@@ -60,6 +67,23 @@ def host_array(value: Tensor) -> np.ndarray:
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
+def _check_on_device(obs: dict[str, Tensor], rewards: Tensor) -> None:
+    """:raises BadObservationError: a number is not finite."""
+    floats = [rewards, *(value for value in obs.values() if value.is_floating_point())]
+    if not torch.stack([value.isfinite().all() for value in floats]).all():
+        for key, value in obs.items():
+            if value.is_floating_point():
+                check_column(key, host_array(value))
+        check_rewards(host_array(rewards))
+
+
+def with_finite_numbers(result: BatchedStep) -> BatchedStep:
+    """The same with zeros in the place of numbers that are not finite."""
+    obs, rewards, *rest = result
+    zeroed = {k: v.nan_to_num(0.0, 0.0, 0.0) if v.is_floating_point() else v for k, v in obs.items()}
+    return zeroed, rewards.nan_to_num(0.0, 0.0, 0.0), *rest  # type: ignore[return-value]
+
+
 class HostRecorder:
     def __init__(self, settings: RecordingSettings):
         n = settings.num_agents
@@ -73,13 +97,14 @@ class HostRecorder:
         self._lowest = np.full(n, np.inf, np.float32)
         self._highest = np.full(n, -np.inf, np.float32)
 
-    def record(
-        self, columns: StepColumns, result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]
-    ) -> dict[str, Any] | None:
+    def record(self, columns: StepColumns, result: BatchedStep) -> dict[str, Any] | None:
         obs, rewards_tensor, terminated_tensor, truncated_tensor, infos = result
         for key, column in columns.next_obs.items():
             column[...] = host_array(obs[key])
+            if column.dtype.kind == "f" and not (column.flags.c_contiguous and is_finite(column.reshape(-1))):
+                check_column(key, column)
         rewards, truncated = host_array(rewards_tensor), host_array(truncated_tensor)
+        check_rewards(rewards)
         dones = np.logical_or(host_array(terminated_tensor), truncated, out=columns.dones)
         columns.time_outs[...] = truncated
         self._record_rewards(columns.rewards, rewards)
@@ -88,7 +113,8 @@ class HostRecorder:
             return None
         finished = np.flatnonzero(dones)
         columns.next_rnn_states[finished] = 0.0
-        return self._finish_episodes(finished, infos)
+        stats = self._finish_episodes(finished, infos)
+        return None if infos is CUT_OFF else stats
 
     def _record_rewards(self, column: np.ndarray, rewards: np.ndarray) -> None:
         np.add(self._episode_reward, rewards, out=self._episode_reward, casting="same_kind")
@@ -122,10 +148,9 @@ class TorchRecorder:
         self._lowest = torch.full_like(self._episode_reward, torch.inf)
         self._highest = torch.full_like(self._episode_reward, -torch.inf)
 
-    def record(
-        self, columns: StepColumns, result: tuple[dict[str, Tensor], Tensor, Tensor, Tensor, Any]
-    ) -> dict[str, Any] | None:
+    def record(self, columns: StepColumns, result: BatchedStep) -> dict[str, Any] | None:
         obs, rewards, terminated, truncated, infos = result
+        _check_on_device(obs, rewards)
         for key, column in columns.next_obs.items():
             column[...] = obs[key]
         dones = torch.logical_or(terminated, truncated)
@@ -137,9 +162,12 @@ class TorchRecorder:
         self._episode_len += self._frames_per_step
         torch.minimum(self._lowest, rewards, out=self._lowest)
         torch.maximum(self._highest, rewards, out=self._highest)
-        # The only point where the host waits for the device; other processes may read the columns from here on.
+        # The host waits for the device: other processes may read the columns from here on.
         finished = dones.nonzero(as_tuple=True)[0]
-        return self._finish_episodes(finished, infos) if len(finished) else None
+        if not len(finished):
+            return None
+        stats = self._finish_episodes(finished, infos)
+        return None if infos is CUT_OFF else stats
 
     def _finish_episodes(self, finished: Tensor, infos: Any) -> dict[str, Any]:
         accounts = (self._episode_reward, self._episode_len, self._lowest, self._highest)

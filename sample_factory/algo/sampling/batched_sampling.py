@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from sample_factory.algo.sampling.batched_recording import RecordingSettings, StepColumns, host_array, make_recorder
+from sample_factory.algo.sampling.batched_recording import (
+    CUT_OFF,
+    BatchedStep,
+    RecordingSettings,
+    StepColumns,
+    host_array,
+    make_recorder,
+    with_finite_numbers,
+)
+from sample_factory.algo.sampling.env_faults import MAX_REPAIRS, BadObservationError, EnvFaults
 from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, VectorEnvRunner
+from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.env_actions import preprocess_actions, process_action_space
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.life_signs import ENV, PHASE, RUNNING, STARTING, STEPS
 from sample_factory.algo.utils.make_env import BatchedVecEnv, SequentialVectorizeWrapper, make_env_func_batched
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
 from sample_factory.algo.utils.seeding import env_seed
@@ -35,8 +48,10 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
         buffer_mgr: BufferMgr,
         sampling_device: str,
         training_info: list[dict[str, Any] | None],
+        life_signs: memoryview | None = None,
+        num_restarts: int = 0,
     ):
-        super().__init__(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device)
+        super().__init__(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device, life_signs, num_restarts)
         self.num_envs = num_envs
         self.num_agents = num_envs * env_info.num_agents
         self.training_info = training_info
@@ -44,6 +59,8 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
         self.vec_env: BatchedVecEnv | SequentialVectorizeWrapper | None = None
         self._training_info_interface: Any = None
         self._last_obs: dict[str, Tensor] = {}
+        self.faults = EnvFaults(cfg, worker_idx, worker_idx * cfg.num_envs_per_worker + split_idx * num_envs)
+        self._num_steps = self._num_repairs = 0
         self._rollout = cfg.rollout
         self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
         self._columns = {
@@ -56,23 +73,50 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
 
     def init(self, timing: Timing) -> None:
         with timing.timeit("env_init"):
-            envs = [self._create_env(env_i) for env_i in range(self.num_envs)]
-            self.vec_env = envs[0] if self.num_envs == 1 else SequentialVectorizeWrapper(envs)
-            self._training_info_interface = find_training_info_interface(self.vec_env)
-            self._push_training_info()
-            self._last_obs, _ = self.vec_env.reset()
+            self._last_obs = self._build()
         for view in self._views:  # all experience of this worker is of one policy
             view["policy_id"][...] = self.policy_id
         self.channel.agent_policy[self.worker_idx, self.split_idx] = self.policy_id
         self.update_trajectory_buffers()
+
+    def _build(self) -> dict[str, Tensor]:
+        """Create everything; returns the first observations."""
+        envs = []
+        for env_i in range(self.num_envs):
+            self._life_signs[ENV] = env_i
+            envs.append(self._create_env(env_i))
+        self.vec_env = envs[0] if self.num_envs == 1 else SequentialVectorizeWrapper(envs)
+        self._training_info_interface = find_training_info_interface(self.vec_env)
+        self._push_training_info()
+        obs, _ = self.vec_env.reset()
+        return obs
+
+    def _rebuild(self) -> dict[str, Tensor]:
+        """Inside an ``except`` block: create everything anew until it works, or its budget is used up."""
+        assert self.vec_env is not None
+        self.faults.on_exception(0, self._num_steps)
+        self._life_signs[PHASE] = STARTING  # creating it may take longer than a step
+        while True:
+            self._num_repairs += 1
+            try:
+                with suppress(Exception):  # it may be in any state
+                    self.vec_env.close()
+                obs = self._build()
+                self._life_signs[PHASE] = RUNNING
+                return obs
+            except Exception:
+                self.faults.on_exception(0, self._num_steps)
 
     def _create_env(self, env_i: int) -> BatchedVecEnv:
         vector_idx = self.split_idx * self.num_envs + env_i
         env_id = self.worker_idx * self.cfg.num_envs_per_worker + vector_idx
         env_config = AttrDict(worker_index=self.worker_idx, vector_index=vector_idx, env_id=env_id)
         env = make_env_func_batched(self.cfg, env_config=env_config)
-        check_env_info(env, self.env_info, self.cfg)
-        env.seed(env_seed(self.cfg, env_id))
+        try:
+            check_env_info(env, self.env_info, self.cfg)
+        except ValueError as exc:
+            raise FinalError(str(exc)) from exc
+        env.seed(env_seed(self.cfg, env_id, self._num_restarts * MAX_REPAIRS + self._num_repairs))
         return env
 
     def _push_training_info(self) -> None:
@@ -92,10 +136,12 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
     def advance_rollouts(self, timing: Timing) -> tuple[list[FinishedRollouts], list[dict[str, Any]]]:
         assert self.vec_env is not None and self._block is not None
         columns = self._columns[self._block.idx][self.rollout_step]
+        self._num_steps += 1
+        self._life_signs[STEPS] = self._num_steps
         with timing.add_time("env_step"):
-            result = self.vec_env.step(preprocess_actions(self.env_info, columns.actions))
+            result = self._step(columns)
         with timing.add_time("overhead"):
-            stats = self._recorder.record(columns, result)
+            stats = self._record(columns, result)
         reports = [] if stats is None else [{EPISODIC: stats, POLICY_ID_KEY: self.policy_id}]
 
         self.rollout_step += 1
@@ -104,6 +150,33 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
         self._push_training_info()
         block = self._block
         return self._hand_over_block([FinishedRollouts(self.policy_id, block.idx, block.rows)]), reports
+
+    def _step(self, columns: StepColumns) -> BatchedStep:
+        assert self.vec_env is not None
+        try:
+            return self.vec_env.step(preprocess_actions(self.env_info, columns.actions))
+        except Exception:
+            return self._cut_off(self._rebuild())
+
+    def _cut_off(self, obs: dict[str, Tensor]) -> BatchedStep:
+        """The episodes of all agents end here, with nothing for this step, and go on with these observations."""
+        like = next(iter(obs.values()))
+        rewards = torch.zeros(self.num_agents, device=like.device)
+        flags = torch.ones(self.num_agents, dtype=torch.bool, device=like.device)
+        return obs, rewards, ~flags, flags, CUT_OFF
+
+    def _record(self, columns: StepColumns, result: BatchedStep) -> dict[str, Any] | None:
+        try:
+            return self._recorder.record(columns, result)
+        except BadObservationError as error:
+            self.faults.on_bad_observation(0, self._num_steps, error)
+            if self.faults.policy == "zero":
+                return self._recorder.record(columns, with_finite_numbers(result))
+        try:
+            obs, _ = self.vec_env.reset()  # type: ignore[union-attr]
+        except Exception:
+            obs = self._rebuild()
+        return self._record(columns, self._cut_off(obs))
 
     def _start_block(self, previous: dict[str, Any]) -> None:
         for key in self._obs_keys:

@@ -17,6 +17,7 @@ from sample_factory.algo.sampling.actors import Actor, make_actor
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
+from sample_factory.algo.utils.life_signs import PHASE, RUNNING
 from sample_factory.algo.utils.misc import (
     POLICY_ID_KEY,
     SAMPLES_COLLECTED,
@@ -50,7 +51,9 @@ def init_inference_process(sf_context: SampleFactoryContext, worker: InferenceWo
     set_global_context(sf_context)
     log.info(f"{worker.object_id} started, process {worker.event_loop.process.pid}")
     init_file_logger(cfg)
-    seed_process(cfg, "inference_worker", worker.policy_id, worker.worker_idx)
+    signs = worker.buffer_mgr.life_signs
+    worker.event_loop.show_life_signs(signs.writer(signs.inference_row(worker.policy_id, worker.worker_idx)))
+    seed_process(cfg, "inference_worker", worker.policy_id, worker.worker_idx, *filter(None, [worker.num_restarts]))
     if cfg.num_workers > 1:
         set_process_niceness(min(cfg.default_niceness + _NICENESS_OFFSET, 20))
     if cfg.device == "gpu":
@@ -99,7 +102,13 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.device = policy_device(self.cfg, self.policy_id)
         self.param_client.init(self.device)
         self._actor = make_actor(
-            self.cfg, self.buffer_mgr, self.policy_id, self.worker_idx, self.param_client, self.device
+            self.cfg,
+            self.buffer_mgr,
+            self.policy_id,
+            self.worker_idx,
+            self.param_client,
+            self.device,
+            self.num_restarts,
         )
         # Contexts are reusable: looking them up by name would cost as much as measuring.
         self._time_update = self.timing.add_time("update_model")
@@ -108,6 +117,8 @@ class InferenceWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self._time_wait_avg = self.timing.time_avg("wait_policy", 50)
         self._time_wait = self.timing.add_time("wait_policy_total")
         self.is_ready = True
+        if self.event_loop.owner is self:  # else the rollout worker says when its process is ready
+            self.event_loop.life_signs[PHASE] = RUNNING
         self.event_loop.add_poller(self)
         self._report_timer = PeriodicTimer(self.event_loop, _REPORT_INTERVAL_SEC)
         self._report_timer.timeout.connect(self._report_stats)

@@ -7,26 +7,25 @@ at episode ends, when agents become inactive or change policy.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 
-from sample_factory.algo.sampling.env_stepping import (
-    MultiAgentEnvs,
-    ObsWriter,
-    SingleAgentEnvs,
-    StepResult,
-    make_split_envs,
-)
+from sample_factory.algo.sampling.env_faults import MAX_REPAIRS, BadObservationError, EnvFaults
+from sample_factory.algo.sampling.env_stepping import FAULT_KEY, EnvRepair, SplitEnvs, StepResult, make_split_envs
 from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
+from sample_factory.algo.sampling.obs_writer import ObsWriter
 from sample_factory.algo.sampling.sampling_utils import (
     FinishedRollouts,
     VectorEnvRunner,
     record_episode_statistics_wrapper_stats,
 )
 from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
+from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.env_actions import make_action_converter
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.life_signs import ENV, STEPS
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv, make_env_func_non_batched
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
 from sample_factory.algo.utils.random_actions import sample_action
@@ -77,11 +76,15 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         buffer_mgr: BufferMgr,
         sampling_device: str,
         training_info: list[dict[str, Any] | None],
+        life_signs: memoryview | None = None,
+        num_restarts: int = 0,
     ):
-        super().__init__(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device)
+        super().__init__(cfg, env_info, worker_idx, split_idx, buffer_mgr, sampling_device, life_signs, num_restarts)
         self.num_envs, self.num_agents = num_envs, env_info.num_agents
         self.training_info = training_info
         self.envs: list[NonBatchedVecEnv] = []
+        self.faults = EnvFaults(cfg, worker_idx, worker_idx * cfg.num_envs_per_worker + split_idx * num_envs)
+        self._num_repairs = 0
         self._training_info_interfaces: list[TrainingInfoInterface | None] = []
         self._policy_mapping = AgentPolicyMapping(cfg, env_info, worker_idx, split_idx)
         self._agents = AgentStates(num_envs, self.num_agents)
@@ -95,40 +98,77 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
         self._obs_writers: dict[int, ObsWriter] = {}
         self._writer: ObsWriter | None = None
-        self._split_envs: SingleAgentEnvs | MultiAgentEnvs | None = None
+        self._split_envs: SplitEnvs | None = None
 
     # --- creation ---
 
     def init(self, timing: Timing) -> None:
         with timing.timeit("env_init"):
             for env_i in range(self.num_envs):
-                self._create_env(env_i)
-            self._last_obs = [obs for env_i in range(self.num_envs) for obs in self._first_reset(env_i)]
-        self._split_envs = make_split_envs(self.envs)
+                self._life_signs[ENV] = env_i
+                env = self._make_env(env_i)
+                self._check_env(env)
+                self.envs.append(env)
+                self._training_info_interfaces.append(find_training_info_interface(env))
+                self._assign_policies(env_i)
+            for env_i in range(self.num_envs):
+                self._life_signs[ENV] = env_i
+                self._last_obs += self._first_reset(env_i)
+        repair = EnvRepair(self._rebuild_env, self._reset_env)
+        self._split_envs = make_split_envs(self.envs, self.faults, repair, self._life_signs)
         self._time_env_step, self._time_overhead = timing.add_time("env_step"), timing.add_time("overhead")
         self._agents.refresh()
         self._publish_agent_policies()
         self.update_trajectory_buffers()
 
-    def _create_env(self, env_i: int) -> None:
+    def _make_env(self, env_i: int) -> NonBatchedVecEnv:
         vector_idx = self.split_idx * self.num_envs + env_i
-        env_id = self.worker_idx * self.cfg.num_envs_per_worker + vector_idx
-        env_config = AttrDict(worker_index=self.worker_idx, vector_index=vector_idx, env_id=env_id)
-        env = make_env_func_non_batched(self.cfg, env_config=env_config)
-        check_env_info(env, self.env_info, self.cfg)
-        self.envs.append(env)
-        self._training_info_interfaces.append(find_training_info_interface(env))
+        env_config = AttrDict(worker_index=self.worker_idx, vector_index=vector_idx, env_id=self._env_id(env_i))
+        return make_env_func_non_batched(self.cfg, env_config=env_config)
+
+    def _check_env(self, env: NonBatchedVecEnv) -> None:
+        try:
+            check_env_info(env, self.env_info, self.cfg)
+        except ValueError as exc:
+            raise FinalError(str(exc)) from exc
+
+    def _env_id(self, env_i: int) -> int:
+        return self.worker_idx * self.cfg.num_envs_per_worker + self.split_idx * self.num_envs + env_i
+
+    def _assign_policies(self, env_i: int) -> None:
         for agent_i in range(self.num_agents):
-            policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, env_id)
+            policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, self._env_id(env_i))
             self._agents.policy[env_i * self.num_agents + agent_i] = policy
             self._push_training_info(env_i, agent_i, policy)
         self._tell_env_its_policy(env_i)
 
+    def _rebuild_env(self, env_i: int) -> list[dict[str, Any]]:
+        """Replace an environment that raised. The agents keep their policies until their next episode."""
+        with suppress(Exception):  # it may be in any state
+            self.envs[env_i].close()
+        env = self._make_env(env_i)
+        self._check_env(env)
+        self.envs[env_i] = env
+        self._training_info_interfaces[env_i] = find_training_info_interface(env)
+        for agent_i in range(self.num_agents):
+            self._push_training_info(env_i, agent_i, int(self._agents.policy[env_i * self.num_agents + agent_i]))
+        self._tell_env_its_policy(env_i)
+        return self._reset_env(env_i)
+
+    def _reset_env(self, env_i: int) -> list[dict[str, Any]]:
+        """With another seed than before: the same one could lead to the same fault."""
+        self._num_repairs += 1
+        obs, _ = self.envs[env_i].reset(seed=env_seed(self.cfg, self._env_id(env_i), self._attempt()))
+        return obs
+
+    def _attempt(self) -> int:
+        return self._num_restarts * MAX_REPAIRS + self._num_repairs
+
     def _first_reset(self, env_i: int) -> list[dict[str, Any]]:
         vector_idx = self.split_idx * self.num_envs + env_i
-        env_id = self.worker_idx * self.cfg.num_envs_per_worker + vector_idx
+        env_id = self._env_id(env_i)
         env = self.envs[env_i]
-        obs, _ = env.reset(seed=env_seed(self.cfg, env_id))
+        obs, _ = env.reset(seed=env_seed(self.cfg, env_id, self._attempt()))
         if self.cfg.decorrelate_envs_on_one_worker:
             num_steps = self.cfg.rollout * vector_idx
             if num_steps:
@@ -142,7 +182,8 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         """Random actions, so that environments of one worker do not end their episodes in lockstep."""
         action_space = self.env_info.action_space
         action_space.seed(int(component_rng(self.cfg, "decorrelation", env_id).integers(2**31)))
-        for _ in range(num_steps):
+        for step in range(num_steps):
+            self._life_signs[STEPS] = step
             actions = [sample_action(action_space, o.get("action_mask") if isinstance(o, dict) else None) for o in obs]
             obs, *_ = env.step(actions)
         return obs
@@ -183,10 +224,11 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         assert self._split_envs is not None and self._writer is not None
         step = self.rollout_step
         with self._time_env_step:
-            result = self._split_envs.step(self._current_actions(), self._writer, step + 1)
+            result = self._split_envs.step(
+                self._current_actions(), self._writer, step + 1, self._accounts.rewards[step]
+            )
 
         with self._time_overhead:
-            self._accounts.rewards[step] = result.rewards
             episodic_stats = self._after_step(result, step)
 
         self.rollout_step += 1
@@ -218,7 +260,9 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
             self._data["dones"][row, step] = True
             self._data["time_outs"][row, step] = truncated
             self._data["rnn_states"][row, step + 1] = 0.0
-            reports.append(self._episodic_report(row, step, info))
+            report = self._episodic_report(row, step, info)
+            if FAULT_KEY not in info:  # an episode that was cut off says nothing about the policy
+                reports.append(report)
             changed = self._start_next_episode(row) or changed
         if changed:
             self._agents.refresh()
@@ -257,8 +301,7 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         agents = self._agents
         env_i, agent_i = divmod(row, self.num_agents)
         self._push_training_info(env_i, agent_i, int(agents.policy[row]))
-        global_env_idx = self.worker_idx * self.cfg.num_envs_per_worker + self.split_idx * self.num_envs + env_i
-        policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, global_env_idx)
+        policy = self._policy_mapping.get_policy_for_agent(agent_i, env_i, self._env_id(env_i))
         if policy == agents.policy[row]:
             return False
         agents.policy[row] = policy
@@ -298,9 +341,22 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
                 data["obs"][key][:, 0] = previous["obs"][key][:, self._rollout]
             data["rnn_states"][:, 0] = previous["rnn_states"][:, self._rollout]
             return
-        self._writer.write(0, self._last_obs)
-        self._last_obs = []
+        self._write_first_obs(self._writer)
         data["rnn_states"][:, 0] = 0.0
+
+    def _write_first_obs(self, writer: ObsWriter) -> None:
+        try:
+            writer.write(0, self._last_obs)
+        except BadObservationError as error:
+            env_i = error.row // self.num_agents
+            self.faults.on_bad_observation(env_i, 0, error)
+            if self.faults.policy == "zero":
+                self._last_obs[error.row] = writer.zeros_instead(self._last_obs[error.row], error.key, wraps_obs=False)
+            else:
+                rows = slice(env_i * self.num_agents, (env_i + 1) * self.num_agents)
+                self._last_obs[rows] = self._reset_env(env_i)
+            self._write_first_obs(writer)
+        self._last_obs = []
 
     def close(self) -> None:
         for env in self.envs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from contextlib import nullcontext
 from typing import Any
 
@@ -21,7 +22,8 @@ from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, Vector
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
-from sample_factory.algo.utils.misc import TIME_SHARES, new_trajectories_signal
+from sample_factory.algo.utils.life_signs import PHASE, RUNNING
+from sample_factory.algo.utils.misc import FAULTS, TIME_SHARES, new_trajectories_signal
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.seeding import seed_process
@@ -61,7 +63,9 @@ def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: Rollou
     set_global_context(sf_context)
     log.info(f"Worker {worker.worker_idx} started, process {worker.event_loop.process.pid}")
     init_file_logger(cfg)
-    seed_process(cfg, "rollout_worker", worker.worker_idx)
+    signs = worker.buffer_mgr.life_signs
+    worker.event_loop.show_life_signs(signs.writer(signs.rollout_row(worker.worker_idx)))
+    seed_process(cfg, "rollout_worker", worker.worker_idx, *filter(None, [worker.num_restarts]))
     cores = cores_for_worker_process(worker.worker_idx, cfg.num_workers, num_usable_cores())
     if cfg.set_workers_cpu_affinity:
         set_process_cpu_affinity(worker.worker_idx, cfg.num_workers)
@@ -102,7 +106,7 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.training_info: list[dict[str, Any] | None] = [None] * cfg.num_policies
 
         self.rollouts_per_iteration = rollouts_per_iteration(cfg, env_info)
-        self.training_iteration: list[int] = [-1] * cfg.num_policies
+        self.training_iteration = -1  # that all policies have finished
         self._remaining_rollouts = [self.rollouts_per_iteration] * self.num_splits
         # Policies asked for the current step of each split; None while the split has no request under way.
         self._asked: list[list[PolicyID] | None] = [None] * self.num_splits
@@ -120,7 +124,11 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
     # --- life cycle ---
 
     def init(self) -> None:
-        """Create the environments and ask for the first actions."""
+        """Create the environments and ask for the first actions. Told again whenever a worker of the run has been
+        replaced.
+        """
+        if self.is_initialized:
+            return
         cfg = self.cfg
         envs_per_split = cfg.num_envs_per_worker // self.num_splits
         runner_cls = BatchedVectorEnvRunner if cfg.batched_sampling else NonBatchedVectorEnvRunner
@@ -134,10 +142,17 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
                 self.buffer_mgr,
                 self.sampling_device,
                 self.training_info,
+                self.event_loop.life_signs,
+                self.num_restarts,
             )
             runner.init(self.timing)
             self.env_runners.append(runner)
+        if not cfg.async_rl:
+            self.training_iteration = int(self.channel.iterations.min())
+            # What a predecessor has delivered for this iteration is still in the hands of the batchers.
+            self._remaining_rollouts = [runner.num_free_blocks() for runner in self.env_runners]
         self.is_initialized = True
+        self.event_loop.life_signs[PHASE] = RUNNING
         self.event_loop.add_poller(self)
         if not cfg.serial_mode:
             self._episodes_timer = PeriodicTimer(self.event_loop, _EPISODES_INTERVAL_SEC)
@@ -151,6 +166,12 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.report_msg.emit({TIME_SHARES: self._time_shares.report()})
 
     def _report_episodes(self) -> None:
+        faults: Counter[str] = Counter()
+        for runner in self.env_runners:
+            faults.update(runner.faults.unreported)
+            runner.faults.unreported.clear()
+        if faults:
+            self._episode_reports.append({FAULTS: dict(faults)})
         if self._episode_reports:
             self.report_msg.emit(self._episode_reports)
             self._episode_reports = []
@@ -161,16 +182,22 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
 
     def on_trajectory_buffers_available(self, policy_id: PolicyID, training_iteration: int) -> None:
         """A batcher gave rows back. In synchronous mode the next rollouts may start once every policy has trained."""
-        if self.cfg.async_rl:
-            return
-        previous = min(self.training_iteration)
-        self.training_iteration[policy_id] = training_iteration
-        if min(self.training_iteration) > previous:
+        if not self.cfg.async_rl:
+            self.channel.iterations[policy_id] = training_iteration
+            self._begin_iteration()
+
+    def _begin_iteration(self) -> None:
+        iteration = int(self.channel.iterations.min())
+        if iteration > self.training_iteration:
+            self.training_iteration = iteration
             self._remaining_rollouts = [self.rollouts_per_iteration] * self.num_splits
 
     def profile(self) -> dict[Any, Any]:
         """Only the first and the last worker: the others look the same."""
         return {self.object_id: self.timing} if self.worker_idx in (0, self.cfg.num_workers - 1) else {}
+
+    def on_crash(self) -> None:
+        self._report_episodes()
 
     def on_stop(self, *args: Any) -> None:
         if self.is_stopped:
@@ -210,7 +237,9 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
     def _request_actions(self, split_idx: int, runner: VectorEnvRunner) -> bool:
         """Whether a request could be made; otherwise it is tried again at the next poll."""
         if runner.rollout_step == 0 and self._remaining_rollouts[split_idx] <= 0:
-            return False
+            self._begin_iteration()
+            if self._remaining_rollouts[split_idx] <= 0:
+                return False
         if not runner.update_trajectory_buffers():
             return False
         with self.timing.add_time("enqueue_policy_requests"):

@@ -24,7 +24,7 @@ from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.cfg.configurable import Configurable
-from sample_factory.utils.typing import Config, PolicyID
+from sample_factory.utils.typing import Config, InitModelData, PolicyID
 from sample_factory.utils.utils import log
 
 Worker = TypeVar("Worker", InferenceWorker, RolloutWorker)
@@ -61,12 +61,18 @@ class Sampler(AbstractSampler):
         self.inference_workers: dict[PolicyID, list[InferenceWorker]] = {p: [] for p in range(self.cfg.num_policies)}
         self.rollout_workers: list[RolloutWorker] = []
         self._ready_inference_workers: set[tuple[PolicyID, int]] = set()
+        self._init_model_data: dict[PolicyID, InitModelData] = {}
         self._make_inference_workers()
         self._make_rollout_workers()
         for inference_worker in self._all_inference_workers():
             inference_worker.initialized.connect(self._inference_worker_ready)
+            self._model_initialized.connect(inference_worker.init)
         for rollout_worker in self.rollout_workers:
             self._inference_workers_initialized.connect(rollout_worker.init)
+
+    @signal
+    def _model_initialized(self) -> None:
+        """A learner has published its first weights (passed on), or inference workers have been replaced."""
 
     @signal
     def _inference_workers_initialized(self) -> None:
@@ -109,16 +115,18 @@ class Sampler(AbstractSampler):
         return [*self._all_inference_workers(), *self.rollout_workers]
 
     def connect_model_initialized(self, policy_id: PolicyID, model_initialized_signal: Any) -> None:
-        for inference_worker in self.inference_workers[policy_id]:
-            model_initialized_signal.connect(inference_worker.init)
+        """Through the sampler, which is where the queues of all workers are known anyway: a learner's process can be
+        given only so many.
+        """
+        model_initialized_signal.connect(self._pass_on_model_initialized)
+
+    def _pass_on_model_initialized(self, init_model_data: InitModelData) -> None:
+        self._init_model_data[init_model_data[0]] = init_model_data
+        self._model_initialized.emit(init_model_data)
 
     def connect_on_new_trajectories(self, policy_id: PolicyID, on_new_trajectories: Callable[..., None]) -> None:
         for rollout_worker in self.rollout_workers:
             rollout_worker.connect(new_trajectories_signal(policy_id), on_new_trajectories)
-
-    def connect_trajectory_buffers_available(self, buffers_available_signal: Any) -> None:
-        for rollout_worker in self.rollout_workers:
-            buffers_available_signal.connect(rollout_worker.on_trajectory_buffers_available)
 
     def connect_report_msg(self, on_msg: Callable[..., None]) -> None:
         for inference_worker in self._all_inference_workers():
@@ -133,6 +141,9 @@ class Sampler(AbstractSampler):
     def _inference_worker_ready(self, policy_id: PolicyID, worker_idx: int) -> None:
         self._ready_inference_workers.add((policy_id, worker_idx))
         self.initialized.emit()
+        self._announce_inference_workers()
+
+    def _announce_inference_workers(self) -> None:
         if len(self._ready_inference_workers) == sum(len(workers) for workers in self.inference_workers.values()):
             log.info("All inference workers are ready! Signal rollout workers to start!")
             self._inference_workers_initialized.emit()
@@ -192,6 +203,23 @@ class ParallelSampler(Sampler):
         process.event_loop.owner = worker
         process.set_init_func_args((sf_global_context(), worker))
         return worker
+
+    def workers_in(self, process: ChildProcess) -> list[InferenceWorker | RolloutWorker]:
+        """The components that live in a process of this sampler."""
+        workers: list[InferenceWorker | RolloutWorker] = [*self._all_inference_workers(), *self.rollout_workers]
+        return [worker for worker in workers if worker.event_loop is process.event_loop]
+
+    def restart(self, process: ChildProcess) -> None:
+        """Replace a process that died by a new one with the same components. Their words in shared memory must be in
+        order (see ``policy_channel``); they find out about weights and iterations from there.
+        """
+        process.renew()
+        process.start()
+        # Who has been told before does not listen; the new ones find these messages in their queue.
+        for init_model_data in self._init_model_data.values():
+            self._model_initialized.emit(init_model_data)
+        if not self.buffer_mgr.topology.inference_in_rollout_workers:
+            self._announce_inference_workers()
 
     def init(self) -> None:
         topology = self.buffer_mgr.topology

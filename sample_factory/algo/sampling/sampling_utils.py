@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sample_factory.algo.sampling.env_faults import EnvFaults
 from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.life_signs import unobserved
 from sample_factory.algo.utils.shared_buffers import Block, BufferMgr, rollout_worker_device
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.timing import Timing
@@ -38,6 +40,8 @@ class VectorEnvRunner(Configurable, ABC):
     requested policy has answered, :meth:`advance_rollouts`. Never blocks on anything but the environments themselves.
     """
 
+    faults: EnvFaults
+
     def __init__(
         self,
         cfg: Config,
@@ -46,8 +50,12 @@ class VectorEnvRunner(Configurable, ABC):
         split_idx: int,
         buffer_mgr: BufferMgr,
         sampling_device: str,
+        life_signs: memoryview | None = None,
+        num_restarts: int = 0,
     ):
         super().__init__(cfg)
+        self._life_signs = unobserved() if life_signs is None else life_signs
+        self._num_restarts = num_restarts
         self.env_info = env_info
         self.worker_idx, self.split_idx = worker_idx, split_idx
         self.buffer_mgr = buffer_mgr
@@ -60,6 +68,10 @@ class VectorEnvRunner(Configurable, ABC):
         self._next_block = 0
         self._block: Block | None = None
         self._data: dict[str, Any] = {}
+
+    def num_free_blocks(self) -> int:
+        """How many blocks no batcher needs, the one that is being filled among them."""
+        return sum(self.channel.is_free(block.idx) for block in self._blocks)
 
     @abstractmethod
     def init(self, timing: Timing) -> None:

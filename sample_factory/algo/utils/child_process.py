@@ -9,6 +9,8 @@ then 1.
 chance to
    save and stop everything; a SIGTERM to one child alone ends it.
 4. The child sees the environment variables of the main process, although the fork server was started earlier.
+5. A child that died can be replaced (:meth:`ChildProcess.renew`): the new process takes over the component and its
+queue, and gets pipes of its own.
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.context import BaseContext
 from multiprocessing.util import Finalize
 from typing import Any
 
 from signal_slot.signal_slot import EventLoopObject, EventLoopProcess, configure_logger
 
+from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
+from sample_factory.algo.utils.stack_dumps import dump_on_request, request_dump
 from sample_factory.utils.utils import log
 
 _PR_SET_PDEATHSIG = 1
@@ -40,18 +45,49 @@ _EXIT_PRIORITY = 10  # before multiprocessing joins its children at exit
 _EXIT_CODE_SIGTERM = 128 + os_signal.SIGTERM
 
 
+class FinalError(RuntimeError):
+    """An error that would come again: starting the process once more is no use."""
+
+
+@dataclass(frozen=True)
+class ChildError:
+    """``text``: process and traceback."""
+
+    text: str
+    is_final: bool
+
+
 class ChildProcess(EventLoopProcess):
     """Process with a :class:`PollingEventLoop`. ``init_func(*args)`` runs first in the child."""
 
     def __init__(self, unique_process_name: str, mp_ctx: BaseContext, init_func: Callable[..., None], args: tuple = ()):
         # The parent class would create a plain EventLoop; everything else of it is used as it is.
-        self._process = mp_ctx.Process(target=self._target, name=unique_process_name)  # type: ignore[attr-defined]
+        self.num_restarts = 0
+        self._make_process(unique_process_name, mp_ctx)
         self._init_func = init_func
         self.set_init_func_args(args)
         self.event_loop = PollingEventLoop(f"{unique_process_name}_evt_loop")
         EventLoopObject.__init__(self, self.event_loop, unique_process_name)
-        self._error_receiver, self._error_sender = mp_ctx.Pipe(duplex=False)
         self._environ = dict(os.environ)
+
+    def _make_process(self, name: str, mp_ctx: BaseContext) -> None:
+        self._process = mp_ctx.Process(target=self._target, name=name)  # type: ignore[attr-defined]
+        self._error_receiver, self._error_sender = mp_ctx.Pipe(duplex=False)
+        self._stack_receiver, self._stack_sender = mp_ctx.Pipe(duplex=False)
+
+    def renew(self) -> None:
+        """After the process has died: make it startable again."""
+        mp_ctx = get_mp_ctx(serial=False)
+        assert mp_ctx is not None and not self.is_alive()
+        for end in (self._error_receiver, self._error_sender, self._stack_receiver, self._stack_sender):
+            end.close()
+        self._make_process(self.name, mp_ctx)
+        self.num_restarts += 1
+
+    def stacks(self) -> str:
+        """Where its threads are just now."""
+        pid = self.pid
+        return "(not started)" if pid is None else request_dump(pid, self._stack_receiver)
 
     @property
     def sentinel(self) -> int:
@@ -63,8 +99,8 @@ class ChildProcess(EventLoopProcess):
         # Without this, an exception in the main process would end in multiprocessing waiting for its children for ever.
         Finalize(self, _kill_if_alive, args=(self._process,), exitpriority=_EXIT_PRIORITY)
 
-    def error(self) -> str | None:
-        """Traceback text the child sent before it died, if any."""
+    def error(self) -> ChildError | None:
+        """What the child sent before it died, if anything."""
         try:
             return self._error_receiver.recv() if self._error_receiver.poll() else None
         except (EOFError, OSError):
@@ -75,13 +111,15 @@ class ChildProcess(EventLoopProcess):
             os.environ.clear()
             os.environ.update(self._environ)
             faulthandler.enable()
+            dump_on_request(self._stack_sender)
             configure_logger(log)
             die_with_parent()
             ignore_terminal_signals(self.event_loop)
             self._init_func(*self._args, **self._kwargs)
             self.event_loop.exec()
-        except BaseException:
-            self._error_sender.send(f"{self.name} (pid {os.getpid()}):\n{traceback.format_exc()}")
+        except BaseException as exc:
+            text = f"{self.name} (pid {os.getpid()}):\n{traceback.format_exc()}"
+            self._error_sender.send(ChildError(text, is_final=isinstance(exc, FinalError)))
             for obj in list(self.event_loop.objects.values()):
                 if hasattr(obj, "on_crash"):
                     obj.on_crash()

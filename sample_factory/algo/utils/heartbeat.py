@@ -23,6 +23,12 @@ class HeartbeatStoppableEventLoopObject(EventLoopObject):
         self.heartbeat_timer: PeriodicTimer | None = None
         self.is_stopped = False
 
+    @property
+    def num_restarts(self) -> int:
+        """How often the process of this component has been replaced, 0 on the runner's loop."""
+        process = self.event_loop.process
+        return 0 if process is None else process.num_restarts
+
     @signal
     def heartbeat(self) -> None: ...
 

@@ -23,6 +23,7 @@ TIMING_STATS = "timing"
 STATS_KEY = "stats"
 SAMPLES_COLLECTED = "samples_collected"
 TIME_SHARES = "time_shares"
+FAULTS = "faults"
 POLICY_ID_KEY = "policy_id"
 
 

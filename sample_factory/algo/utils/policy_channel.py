@@ -12,6 +12,7 @@ word                    written by                 read by                     m
 ``agent_policy[w, s]``  rollout worker w           inference workers           policy of every agent, -1 if inactive
 ``held[p, b]``          worker (1), batcher p (0)  the worker that owns b      block b still has rows batcher p needs
 ``paused[p]``           batcher p                  inference workers of p      back-pressure: learner p is behind
+``iterations[p]``       batcher p                  rollout workers             trained so far (synchronous mode)
 ======================  =========================  ==========================  =====================================
 
 A request is pending while ``requested != answered``. Who waits for whom: a rollout worker sleeps on its own semaphore,
@@ -19,11 +20,14 @@ released by inference workers (answers) and batchers (blocks given back); an inf
 semaphore, released by rollout workers (requests) and by its batcher (end of a pause). Sleeps are bounded by the
 caller, so a lost wake-up costs milliseconds, never a hang. Inference workers inside rollout workers share their
 process's semaphore: requests and answers wake nobody, blocks and the end of a pause do.
+
+When a rollout worker has died, nobody writes its words; :meth:`PolicyChannel.forget_requests` and the batchers
+(:meth:`PolicyChannel.release_blocks_except`) put them in order before another process takes its place.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple
 
@@ -33,13 +37,16 @@ from torch import Tensor
 
 
 class PolicyRequest(NamedTuple):
-    """One split of one rollout worker waits for actions. ``partial``: only agents whose ``agent_policy`` matches."""
+    """One split of one rollout worker waits for actions. ``partial``: only agents whose ``agent_policy`` matches.
+    ``number``: how many requests this split has made of the policy.
+    """
 
     worker_idx: int
     split_idx: int
     block_idx: int
     rollout_step: int
     partial: bool
+    number: int
 
 
 class WakeUp:
@@ -105,6 +112,7 @@ class PolicyChannel:
             "agent_policy": words(num_workers, num_splits, agents_per_split, dtype=torch.int32),
             "held": words(num_policies, num_blocks, dtype=torch.uint8),
             "paused": words(num_policies, dtype=torch.uint8),
+            "iterations": words(num_policies, fill=-1),
         }
         self._worker_wake_ups = [WakeUp(mp_ctx) for _ in range(num_workers)]
         self._inference_wake_ups = [
@@ -120,6 +128,7 @@ class PolicyChannel:
         self._block, self._step, self._partial = views["block"], views["step"], views["partial"]
         self.agent_policy: np.ndarray = views["agent_policy"]  # [W, S, agents_per_split] int32
         self._held, self._paused = views["held"], views["paused"]
+        self.iterations: np.ndarray = views["iterations"]  # [P] int64, -1 before the first one
         num_workers, num_splits = self._block.shape
         self._served = [
             [(w, s) for w in range(num_workers) for s in range(num_splits) if self.inference_worker_for(w) == i]
@@ -164,6 +173,10 @@ class PolicyChannel:
                 return False
         return True
 
+    def forget_requests(self, worker_idx: int) -> None:
+        """The worker has died: nobody waits for its answers any more."""
+        self._answered[:, worker_idx] = self._requested[:, worker_idx]
+
     def wait_for_answers(self, worker_idx: int, timeout_sec: float) -> None:
         self._worker_wake_ups[worker_idx].wait(timeout_sec)
 
@@ -175,19 +188,19 @@ class PolicyChannel:
             return []
         requested, answered, served = self._requested[policy_id], self._answered[policy_id], self._served[inference_idx]
         if len(served) <= _MAX_SPLITS_READ_ONE_BY_ONE:
-            return [self._request(at) for at in served if requested[at] != answered[at]]
+            return [self._request(at, requested[at]) for at in served if requested[at] != answered[at]]
         workers, splits = np.nonzero(requested != answered)
         pending = zip(workers.tolist(), splits.tolist(), strict=True)
-        return [self._request(at) for at in pending if self.inference_worker_for(at[0]) == inference_idx]
+        return [self._request(at, requested[at]) for at in pending if self.inference_worker_for(at[0]) == inference_idx]
 
-    def _request(self, at: tuple[int, int]) -> PolicyRequest:
-        return PolicyRequest(*at, int(self._block[at]), int(self._step[at]), bool(self._partial[at]))
+    def _request(self, at: tuple[int, int], number: np.int64) -> PolicyRequest:
+        return PolicyRequest(*at, int(self._block[at]), int(self._step[at]), bool(self._partial[at]), int(number))
 
     def answer(self, policy_id: int, requests: Sequence[PolicyRequest]) -> None:
         """The outputs of these requests are in the trajectory rows; wake the workers that wait for them."""
         for request in requests:
-            at = (policy_id, request.worker_idx, request.split_idx)
-            self._answered[at] = self._requested[at]
+            # Not what is requested now: the worker may have died meanwhile, and its successor have asked already.
+            self._answered[policy_id, request.worker_idx, request.split_idx] = request.number
         if not self._local_inference:
             for worker_idx in {request.worker_idx for request in requests}:
                 self._worker_wake_ups[worker_idx].ring()
@@ -205,6 +218,14 @@ class PolicyChannel:
         """The batcher needs no row of this block any more; its owner may fill it again."""
         self._held[policy_id, block_idx] = 0
         self._worker_wake_ups[worker_idx].ring()
+
+    def release_blocks_except(self, policy_id: int, blocks: range, needed: Collection[int]) -> int:
+        """The owner of these blocks has died: the batcher has rows of the ``needed`` ones and gives back the others,
+        which were handed over without its ever learning of it. Returns how many these were.
+        """
+        lost = [block for block in blocks if block not in needed and self._held[policy_id, block]]
+        self._held[policy_id, lost] = 0
+        return len(lost)
 
     def is_free(self, block_idx: int) -> bool:
         return not self._held[:, block_idx].any()

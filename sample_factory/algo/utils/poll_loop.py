@@ -13,9 +13,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from signal_slot.signal_slot import EventLoop, EventLoopStatus, StatusCode, Timer
+
+from sample_factory.algo.utils import message_queue
+from sample_factory.algo.utils.life_signs import BEATS, unobserved
 
 # Control messages are looked at this often while there is work on the hot path. In serial mode waiting messages are
 # seen after every round: the clock must not decide how much is sampled between two training batches, or equal seeds
@@ -35,7 +38,34 @@ class Poller(Protocol):
         ...
 
 
-class PollingEventLoop(EventLoop):
+class ControlLoop(EventLoop):
+    """Event loop whose queue survives the death of any process that uses it, where the platform has such queues."""
+
+    def __init__(self, unique_loop_name: str, serial_mode: bool = False) -> None:
+        super().__init__(unique_loop_name, serial_mode)
+        if not serial_mode and message_queue.is_supported():
+            self.signal_queue = message_queue.MessageQueue()
+            self.receiver_queues[self.object_id] = self.signal_queue  # it is connected to itself already
+        self.life_signs = unobserved()  # words of this process, see life_signs.py
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"life_signs": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.life_signs = unobserved()
+
+    def show_life_signs(self, words: memoryview) -> None:
+        """Count iterations where the watchdog can see them."""
+        self.life_signs = words
+
+    def _loop_iteration(self) -> bool:
+        self.life_signs[BEATS] += 1
+        message_queue.flush_all()
+        return bool(super()._loop_iteration())
+
+
+class PollingEventLoop(ControlLoop):
     def __init__(self, unique_loop_name: str, serial_mode: bool = False) -> None:
         super().__init__(unique_loop_name, serial_mode)
         self.pollers: list[Poller] = []

@@ -36,8 +36,11 @@ def seed_process(cfg: Config, component: str, *indices: int) -> None:
     torch.manual_seed(int(words[2]))
 
 
-def env_seed(cfg: Config, env_id: int) -> int:
-    """Seed of the first reset of one environment: its number without ``--seed``, a derived one with it."""
-    if cfg.seed is None:
+def env_seed(cfg: Config, env_id: int, attempt: int = 0) -> int:
+    """Seed of the first reset of one environment: its number without ``--seed``, a derived one with it. Later attempts
+    to get it going (after faults) get other seeds, at random without ``--seed``.
+    """
+    if cfg.seed is None and attempt == 0:
         return env_id
-    return int(component_seed_sequence(cfg, "env", env_id).generate_state(1)[0]) % 2**31
+    indices = (env_id, attempt) if attempt else (env_id,)
+    return int(component_seed_sequence(cfg, "env", *indices).generate_state(1)[0]) % 2**31

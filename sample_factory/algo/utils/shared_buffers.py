@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
 from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.life_signs import LifeSigns
 from sample_factory.algo.utils.misc import MAGIC_FLOAT, MAGIC_INT
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.policy_channel import PolicyChannel
@@ -202,6 +203,9 @@ class BufferMgr(Configurable):
         self.policy_versions = torch.zeros([cfg.num_policies], dtype=torch.int32)
         if share:
             self.policy_versions.share_memory_()
+        self.life_signs = LifeSigns(
+            cfg.num_workers, cfg.num_policies, self.topology.inference_workers_per_policy, share
+        )
         self.channel = PolicyChannel(
             num_policies=cfg.num_policies,
             num_workers=cfg.num_workers,
@@ -236,6 +240,11 @@ class BufferMgr(Configurable):
     def blocks_of(self, worker_idx: int, split_idx: int) -> list[Block]:
         first = (worker_idx * self.num_splits + split_idx) * self.blocks_per_split
         return self.blocks[first : first + self.blocks_per_split]
+
+    def blocks_of_worker(self, worker_idx: int) -> range:
+        """Indices of all blocks of a rollout worker."""
+        per_worker = self.num_splits * self.blocks_per_split
+        return range(worker_idx * per_worker, (worker_idx + 1) * per_worker)
 
     def block_view(self, block: Block) -> dict[str, Any]:
         """The rows of one block as a nested dict of views: tensors on a GPU, NumPy arrays on the CPU."""

@@ -1,4 +1,4 @@
-"""Watches the processes of a run: the first one that dies decides how the run ends.
+"""Watches the processes of a run.
 
 The supervisor looks at process sentinels, not at heartbeats, so a death is noticed within a fraction of a second even
 if the component never reported anything. It does not restart or stop anybody itself; the runner does.
@@ -13,7 +13,7 @@ from multiprocessing.connection import wait as wait_for_sentinels
 
 from signal_slot.signal_slot import EventLoop, EventLoopObject
 
-from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.child_process import ChildError, ChildProcess
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.utils.utils import log
 
@@ -23,17 +23,20 @@ _KILL_TIMEOUT_SEC = 5.0
 
 @dataclass(frozen=True)
 class ProcessExit:
-    """How a process ended. ``error``: traceback it sent before, if it could."""
+    """How a process ended. ``error``: what it sent before, if it could. ``cause``: why it was killed, if it was us."""
 
     name: str
     exitcode: int | None
-    error: str | None
+    error: ChildError | None
+    cause: str | None = None
 
     @property
     def is_clean(self) -> bool:
         return self.exitcode == 0 and self.error is None
 
     def __str__(self) -> str:
+        if self.cause is not None:
+            return f"process {self.name} {self.cause}"
         code = self.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
         return f"process {self.name} {how}"
@@ -44,6 +47,7 @@ class Supervisor(EventLoopObject):
         super().__init__(event_loop, "Supervisor")
         self._on_exit = on_exit
         self._running: list[ChildProcess] = []
+        self._kill_causes: dict[ChildProcess, str] = {}
         self._timer = PeriodicTimer(event_loop, _CHECK_PERIOD_SEC)
         self._timer.timeout.connect(self.check)
 
@@ -61,7 +65,13 @@ class Supervisor(EventLoopObject):
             process = by_sentinel[sentinel]  # type: ignore[index]
             process.join()
             self._running.remove(process)
-            self._on_exit(process, ProcessExit(process.name, process.exitcode, process.error()))
+            cause = self._kill_causes.pop(process, None)
+            self._on_exit(process, ProcessExit(process.name, process.exitcode, process.error(), cause))
+
+    def kill(self, process: ChildProcess, cause: str) -> None:
+        """End a process that hangs; its exit is reported like any other, with this cause."""
+        self._kill_causes[process] = cause
+        process.kill()
 
     def join_or_kill(self, timeout_sec: float) -> list[str]:
         """Wait for all processes together at most this long, then kill what is left; returns the names of the

@@ -176,5 +176,43 @@ SAMPLING = Section(
             extension=True,
             quantity=True,
         ),
+        Flag(
+            "env_timeout",
+            float,
+            60.0,
+            "Seconds that one step or reset of one environment may take. A rollout worker that is stuck for longer is "
+            "killed, after its stack was logged, and replaced. 0: environments may take as long as they want.",
+            bounds=at_least(0),
+            extension=True,
+            quantity=True,
+        ),
+        Flag(
+            "max_env_rebuilds",
+            int,
+            3,
+            "An environment that raises is built anew in place. So many failures in a row, without one good step in "
+            "between, are put up with; then its rollout worker is replaced.",
+            bounds=at_least(0),
+            extension=True,
+        ),
+        Flag(
+            "max_worker_restarts",
+            int,
+            5,
+            "How often a rollout or inference worker that died or hangs is replaced within an hour. One more death "
+            "ends the run: it saves and exits with code 1.",
+            bounds=at_least(0),
+            extension=True,
+        ),
+        Flag(
+            "bad_obs",
+            str,
+            "error",
+            "What to do with observations that do not fit the observation space (shape, type, missing key) and with "
+            "observations and rewards that are not finite: end the run with an error that names them, reset the "
+            "environment, or put zeros in their place.",
+            choices=("error", "reset", "zero"),
+            extension=True,
+        ),
     ),
 )

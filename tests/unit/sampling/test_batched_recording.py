@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from sample_factory.algo.sampling.batched_recording import (
+    CUT_OFF,
     HostRecorder,
     RecordingSettings,
     StepColumns,
     TorchRecorder,
     host_array,
+    with_finite_numbers,
 )
+from sample_factory.algo.sampling.env_faults import BadObservationError
 
 N, T, SCALE, CLIP, FRAMES = 6, 12, 0.5, 1.25, 4
 
@@ -122,12 +125,28 @@ def test_infos_are_those_of_the_agents_that_finished() -> None:
             assert [entry[name].tolist() for entry in stats] == [rows for rows in expected if rows]
 
 
-def test_infinite_and_undefined_rewards_are_stored_as_torch_would() -> None:
-    rewards = torch.tensor([np.nan, np.inf, -np.inf, 1.0, -1.0, 0.0])
+@pytest.mark.parametrize("kind", ["host", "torch"])
+@pytest.mark.parametrize("where", ["reward", "obs"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_numbers_that_are_not_finite_are_named(kind: str, where: str, value: float) -> None:
+    rewards, obs = torch.zeros(N), {"obs": torch.zeros(N, 3), "id": torch.zeros(N)}
+    (rewards if where == "reward" else obs["obs"][:, 1])[4] = value
     flags = torch.zeros(N, dtype=torch.bool)
+    result = (obs, rewards, flags, flags, {})
+    with pytest.raises(BadObservationError, match=f"{where}.*{value}.*not a finite number") as raised:
+        record_all(kind, [result])
+    assert raised.value.row == 4 and raised.value.key == (None if where == "reward" else "obs")
+    data, _ = record_all(kind, [with_finite_numbers(result)])
+    assert np.isfinite(np.asarray(data["rewards"][:, 0])).all() and np.isfinite(np.asarray(data["obs"]["obs"])).all()
+
+
+@pytest.mark.parametrize("kind", ["host", "torch"])
+def test_episodes_that_were_cut_off_are_not_reported(kind: str) -> None:
     obs = {"obs": torch.zeros(N, 3), "id": torch.zeros(N)}
-    stored = [record_all(kind, [(obs, rewards, flags, flags, {})])[0]["rewards"][:, 0] for kind in ("host", "torch")]
-    torch.testing.assert_close(stored[0], stored[1], equal_nan=True)
+    flags = torch.ones(N, dtype=torch.bool)
+    data, reports = record_all(kind, [(obs, torch.ones(N), ~flags, flags, CUT_OFF)])
+    assert not any(reports)
+    assert np.asarray(data["dones"][:, 0]).all() and np.asarray(data["time_outs"][:, 0]).all()
 
 
 def test_host_array_shares_memory_where_it_can() -> None:

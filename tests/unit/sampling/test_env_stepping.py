@@ -7,9 +7,13 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sample_factory.algo.sampling.env_stepping import MultiAgentEnvs, ObsWriter, SingleAgentEnvs, make_split_envs
+from sample_factory.algo.sampling.env_faults import BadObservationError, EnvFaults
+from sample_factory.algo.sampling.env_stepping import EnvRepair, MultiAgentEnvs, SingleAgentEnvs, make_split_envs
 from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
+from sample_factory.algo.sampling.obs_writer import ObsWriter
+from sample_factory.algo.utils.life_signs import unobserved
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv
+from sample_factory.utils.attr_dict import AttrDict
 
 N, T = 3, 4
 
@@ -64,6 +68,18 @@ class PairEnv:
         pass
 
 
+def split_of(envs: list[NonBatchedVecEnv], make_env=None, bad_obs="error", max_env_rebuilds=3):
+    """The environments as a rollout worker steps them; broken ones are replaced by what ``make_env`` returns."""
+
+    def rebuild(env_i: int) -> list[dict]:
+        envs[env_i] = make_env(env_i)
+        return envs[env_i].reset()[0]
+
+    cfg = AttrDict(env="counting", bad_obs=bad_obs, max_env_rebuilds=max_env_rebuilds)
+    faults = EnvFaults(cfg, worker_idx=7, first_env=10)
+    return make_split_envs(envs, faults, EnvRepair(rebuild, lambda i: envs[i].reset()[0]), unobserved()), faults
+
+
 def columns_for(env) -> dict[str, np.ndarray]:
     """Like a block: indexed [row, step], stored step after step."""
     return {key: np.full((T + 1, N, 2), 7, np.float32).swapaxes(0, 1) for key in env.observation_space.spaces}
@@ -75,17 +91,18 @@ def test_single_agents_are_stepped_reset_and_stored(as_dict):
         NonBatchedVecEnv(CountingEnv(length, as_dict, ends_by))
         for length, ends_by in [(2, "terminated"), (100, ""), (1, "truncated")]
     ]
-    split = make_split_envs(envs)
+    split, _ = split_of(envs)
     assert isinstance(split, SingleAgentEnvs)
     for env in envs:
         env.reset()
     columns = columns_for(envs[0])
     writer = ObsWriter(columns)
-    first = split.step([5, 6, 7], writer, 1)
-    assert first.rewards == [5.0, 6.0, 7.0]
+    rewards = np.zeros(N)
+    first = split.step([5, 6, 7], writer, 1, rewards)
+    assert rewards.tolist() == [5.0, 6.0, 7.0]
     assert [(e.row, e.terminated, e.truncated) for e in first.finished] == [(2, False, True)]
     assert first.finished[0].info == {"reset_info": {"fresh": True}} == first.infos[2]
-    second = split.step([1, 1, 1], writer, 2)
+    second = split.step([1, 1, 1], writer, 2, rewards)
     assert [(e.row, e.terminated, e.truncated) for e in second.finished] == [(0, True, False), (2, False, True)]
     stored = columns["a" if as_dict else "obs"]
     assert stored[:, 1].tolist() == [[1, 1], [1, 1], [0, 0]]
@@ -97,14 +114,15 @@ def test_single_agents_are_stepped_reset_and_stored(as_dict):
 
 def test_agents_without_observation_are_stored_as_zeros():
     env = NonBatchedVecEnv(PairEnv())
-    split = make_split_envs([env])
+    split, _ = split_of([env])
     assert isinstance(split, MultiAgentEnvs)
     env.reset()
     columns = {"obs": np.full((T + 1, 2, 2), 7, np.float32).swapaxes(0, 1)}
     writer = ObsWriter(columns)
-    results = [split.step([step, step + 1], writer, step) for step in (1, 2, 3)]
+    rewards = np.zeros((4, 2))
+    results = [split.step([step, step + 1], writer, step, rewards[step]) for step in (1, 2, 3)]
     assert columns["obs"][:, 1:4, 0].tolist() == [[1, 2, 3], [0, -2, 0]]
-    assert results[0].rewards == [1.0, 2.0] and results[0].infos == [{"agent": 0}, {}]
+    assert rewards[1].tolist() == [1.0, 2.0] and results[0].infos == [{"agent": 0}, {}]
     assert [(e.row, e.terminated, e.truncated) for e in results[2].finished] == [(0, True, False), (1, False, True)]
 
 
@@ -128,7 +146,7 @@ def test_images_and_scalars_are_stored():
 
 def test_observation_of_the_wrong_size_is_an_error():
     columns = {"obs": np.zeros((T + 1, N, 2), np.float32).swapaxes(0, 1)}
-    with pytest.raises(ValueError):
+    with pytest.raises(BadObservationError, match=r"observation 'obs': has the shape \(3,\)"):
         ObsWriter(columns).write_key("obs", 1, [np.zeros(2), np.zeros(3), np.zeros(2)])
 
 

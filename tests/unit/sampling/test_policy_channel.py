@@ -30,7 +30,7 @@ def test_request_is_pending_until_answered():
     channel.post_request(1, 0, [0], block_idx=5, rollout_step=7, partial=False)
     assert not channel.is_answered(1, 0, [0])
     inference_idx = channel.inference_worker_for(1)
-    assert channel.pending_requests(0, inference_idx) == [PolicyRequest(1, 0, 5, 7, False)]
+    assert channel.pending_requests(0, inference_idx) == [PolicyRequest(1, 0, 5, 7, False, 1)]
     assert channel.pending_requests(1, inference_idx) == []
 
     channel.answer(0, channel.pending_requests(0, inference_idx))
@@ -89,7 +89,7 @@ def test_pickling_keeps_the_words_and_their_meaning():
     channel.agent_policy[2, 1] = [0, -1, 1]
     channel.post_request(2, 1, [1], 9, 4, partial=True)
     copy = pickle.loads(pickle.dumps(channel))
-    assert copy.pending_requests(1, copy.inference_worker_for(2)) == [PolicyRequest(2, 1, 9, 4, True)]
+    assert copy.pending_requests(1, copy.inference_worker_for(2)) == [PolicyRequest(2, 1, 9, 4, True, 1)]
     assert np.array_equal(copy.agent_policy[2, 1], [0, -1, 1])
 
 
