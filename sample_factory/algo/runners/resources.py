@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from sample_factory.algo.utils import message_queue
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.shared_buffers import rollouts_per_iteration, trajectory_layout
 from sample_factory.algo.utils.topology import sampling_topology
@@ -30,12 +31,13 @@ from sample_factory.utils.utils import log
 SHARED_MEMORY_DIR = "/dev/shm"
 _CGROUP_DIR = "/sys/fs/cgroup"
 
-_QUEUE_BYTES = 5_000_000  # of one event loop; pages are taken when messages first reach them
+# Queues in shared memory, where there are no sockets for them; pages are taken when messages first reach them.
+_QUEUE_BYTES = 0 if message_queue.is_supported() else 5_000_000
 _MIN_TENSOR_BYTES = 4096  # a page
 
 # Counted in runs: open files of the main process, and threads of each process.
-_FILES_OF_ANY_RUN = 20
-_FILES_PER_PROCESS = 8
+_FILES_OF_ANY_RUN = 30
+_FILES_PER_PROCESS = 10
 _THREADS_PER_PROCESS = 4
 _SERVER_PROCESSES = 3  # resource tracker, fork server, test instance of the environment
 
@@ -46,7 +48,7 @@ class ResourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class ResourceNeeds:
-    """``shared_bytes``: trajectories and queues, without weights. ``files``: open files of the main process."""
+    """``shared_bytes``: trajectories (and queues), without weights. ``files``: open files of the main process."""
 
     shared_bytes: int
     files: int

@@ -79,6 +79,7 @@ def cfg():
 def test_R1_missing_shared_memory_names_the_flags(cfg, monkeypatch):
     stats = SimpleNamespace(f_bavail=64 * 2**20 // 4096, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: stats)
+    cfg.num_envs_per_worker = 10_000
     with pytest.raises(ResourceError, match=r"64\.0 MiB free in /dev/shm.*--num_workers=30.*--shm-size=1g"):
         check_resources(cfg, env_info_of(cfg))
     with pytest.raises(ResourceError, match="--num_policies=1"):
