@@ -7,6 +7,7 @@ import traceback
 from pathlib import Path
 
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, is_held_by_this_process
+from sample_factory.algo.runners.resources import raise_soft_limits
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
@@ -94,6 +95,7 @@ class _Start:
         if removed:
             log.info(f"Removed {len(removed)} names that killed runs left in shared memory")
         self._cfg, self._runner = make_runner(self._cfg)
+        raise_soft_limits()
         start_servers()
         self._runner.use_signals(self._signals)
         status = self._runner.init()
