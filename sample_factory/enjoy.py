@@ -22,7 +22,7 @@ from sample_factory.algo.evaluators.video import (
     render_frame,
     visualize_policy_inputs,
 )
-from sample_factory.algo.learning.checkpoints import CheckpointError
+from sample_factory.algo.learning.checkpoints import CheckpointError, trusting_files
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.env_info import extract_env_info
 from sample_factory.algo.utils.make_env import BatchedVecEnv, make_env_func_batched
@@ -59,7 +59,8 @@ def load_state_dict(cfg: Config, actor_critic: ActorCritic, device: torch.device
     """
     prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
     directory = Learner.checkpoint_dir(cfg, cfg.policy_index)
-    checkpoint = Learner.load_checkpoint(Learner.get_checkpoints(directory, f"{prefix}_*"), device)
+    with trusting_files(getattr(cfg, "unsafe_load", False)):
+        checkpoint = Learner.load_checkpoint(Learner.get_checkpoints(directory, f"{prefix}_*"), device)
     if checkpoint is None:
         raise CheckpointError(
             f"No checkpoint {prefix}_* of policy {cfg.policy_index} in {directory}. Check --experiment, --train_dir, "

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sample_factory.algo.learning.checkpoints import CheckpointError
+from sample_factory.algo.learning.checkpoints import CheckpointError, trusting_files
 from sample_factory.algo.runners.summaries import episodic_tag
 from sample_factory.algo.sampling.evaluation_sampling_api import EvalSamplingAPI
 from sample_factory.algo.utils.env_info import EnvInfo, EnvProbeError, obtain_env_info_in_a_separate_process
@@ -52,7 +52,8 @@ def generate_trajectories(cfg: Config, env_info: EnvInfo, sample_env_episodes: i
     """Sample until policy 0 has this many episodes, then log and write the statistics of all policies."""
     cfg.sample_env_episodes = sample_env_episodes
     api = EvalSamplingAPI(cfg, env_info)
-    api.init()
+    with trusting_files(getattr(cfg, "unsafe_load", False)):
+        api.init()
     api.start()
     try:
         _wait_for_episodes(api, sample_env_episodes, env_info.frameskip)

@@ -6,9 +6,11 @@ import sys
 import traceback
 from pathlib import Path
 
+from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, is_held_by_this_process
 from sample_factory.algo.runners.resources import raise_soft_limits
 from sample_factory.algo.runners.result import RunResult
+from sample_factory.algo.runners.resume_check import ResumeCheck
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
@@ -45,6 +47,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 
     runner = SerialRunner(cfg) if cfg.serial_mode else ParallelRunner(cfg)
     runner.view = make_run_view(cfg)
+    runner.register_observer(ResumeCheck(cfg))
     if cfg.with_pbt:
         runner.register_observer(PopulationBasedTraining(runner.cfg, runner))
     return runner.cfg, runner
@@ -79,6 +82,9 @@ class _Start:
         except (ConfigError, UnknownEnvError) as exc:
             print(exc, file=sys.stderr)
             self._fail(EXIT_CODE_BAD_CONFIG, str(exc))
+        except CheckpointError as exc:
+            log.error(exc)
+            self._fail(ExperimentStatus.FAILURE, str(exc).splitlines()[0])
         except ExperimentInUseError as exc:
             log.error(exc)
             self.status = ExperimentStatus.FAILURE  # the result in that folder is another run's

@@ -27,9 +27,9 @@ from sample_factory.cfg.persistence import (
     MACHINE_DEPENDENT_FLAGS,
     cfg_dict,
     config_path,
-    find_config,
     merge_saved,
     read_config,
+    read_or_rebuild_config,
     require_config,
     save_config,
 )
@@ -156,26 +156,36 @@ def default_cfg(algo: str = "APPO", env: str = "env", experiment: str = "test") 
 def load_from_checkpoint(cfg: Config) -> AttrDict:
     """The saved configuration of an experiment, with values of the new command line on top.
 
+    A broken or missing ``config.json`` is rebuilt from the copy in a checkpoint.
+
     Raises:
         FileNotFoundError: the experiment has no saved configuration.
-        ConfigError: the file is broken, or the experiment name leads outside the train dir.
+        ConfigError: the file is broken for good, or the experiment name leads outside the train dir.
     """
-    path = require_config(cfg)
-    log.warning(f"Loading existing experiment configuration from {path}")
-    return merge_saved(cfg, read_config(path))
+    return merge_saved(cfg, _require_saved(cfg))
+
+
+def _require_saved(cfg: Config) -> AttrDict:
+    saved = read_or_rebuild_config(cfg)
+    if saved is None:
+        saved = read_config(require_config(cfg))  # says what is missing
+    log.warning(f"Loading existing experiment configuration from {config_path(cfg)}")
+    return saved
 
 
 def maybe_load_from_checkpoint(cfg: Config) -> AttrDict:
     """As ``load_from_checkpoint``; an experiment without a saved configuration uses the new one alone.
 
     Raises:
-        ConfigError: the file is broken, or the experiment name leads outside the train dir.
+        ConfigError: the file is broken for good, or the experiment name leads outside the train dir.
     """
-    if find_config(cfg) is None:
+    saved = read_or_rebuild_config(cfg)
+    if saved is None:
         log.warning(f"Saved parameter configuration for experiment {cfg.experiment} not found!")
         log.warning(f"Starting experiment from scratch, there is no {config_path(cfg)}")
         return cfg_dict(cfg)
-    return load_from_checkpoint(cfg)
+    log.warning(f"Loading existing experiment configuration from {config_path(cfg)}")
+    return merge_saved(cfg, saved)
 
 
 def checkpoint_override_defaults(cfg: Config, parser: ArgumentParser) -> AttrDict:
@@ -186,9 +196,9 @@ def checkpoint_override_defaults(cfg: Config, parser: ArgumentParser) -> AttrDic
 
     Raises:
         FileNotFoundError: the experiment has no saved configuration.
-        ConfigError: the file is broken, or the experiment name leads outside the train dir.
+        ConfigError: the file is broken for good, or the experiment name leads outside the train dir.
     """
-    saved = read_config(require_config(cfg))
+    saved = _require_saved(cfg)
     loaded = merge_saved(Namespace(**{**cfg_dict(cfg), "cli_args": {}}), saved)
     parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved})
     return loaded

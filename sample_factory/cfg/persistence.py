@@ -11,8 +11,9 @@ from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.experiment_path import experiment_problems
 from sample_factory.cfg.flags import FLAGS, training_defaults
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.durable_files import set_aside, write_atomically
 from sample_factory.utils.typing import Config
-from sample_factory.utils.utils import cfg_file, cfg_file_old, log
+from sample_factory.utils.utils import cfg_file, cfg_file_old, experiment_dir, log
 
 # Facts about one start of the program. They describe the newest start, whatever an older file says.
 PROVENANCE_KEYS = ("command_line", "cli_args", "git_hash", "git_repo_name")
@@ -67,6 +68,45 @@ def require_config(cfg: Config) -> Path:
     return path
 
 
+def read_or_rebuild_config(cfg: Config) -> AttrDict | None:
+    """The saved configuration of an experiment; None if there is none.
+
+    A missing or broken file is rebuilt from the copy inside the newest checkpoint that has one. The broken one is kept
+    as ``config.json.corrupt``.
+
+    Raises:
+        ConfigError: the file is broken and there is no copy, or the experiment name leads outside the train dir.
+    """
+    path = find_config(cfg)
+    error: ConfigError | None = None
+    if path is not None:
+        try:
+            return read_config(path)
+        except ConfigError as exc:
+            error = exc
+    # Not at the top: it loads torch, which parsing a command line must not.
+    from sample_factory.utils.checkpoint_files import saved_configuration
+
+    found = saved_configuration(experiment_dir(cfg, mkdir=False))
+    if found is None:
+        if error is not None:
+            raise error
+        return None
+    saved, checkpoint = AttrDict(found[0]), found[1]
+    log.warning(f"{config_path(cfg)} is {'broken' if error else 'missing'}: rebuilt from the copy in {checkpoint}")
+    _repair(config_path(cfg), saved)
+    return saved
+
+
+def _repair(path: Path, saved: AttrDict) -> None:
+    try:
+        if path.exists():
+            set_aside(path, ".corrupt")
+        save_config(saved, path)
+    except OSError as exc:
+        log.warning(f"The rebuilt {path} could not be written, the configuration is used nevertheless: {exc}")
+
+
 def read_config(path: str | os.PathLike[str]) -> AttrDict:
     """Read a configuration file.
 
@@ -93,20 +133,10 @@ def save_config(cfg: Config, path: str | os.PathLike[str]) -> None:
         ConfigError: a value cannot be stored as JSON.
         OSError: the file cannot be written; an existing one is unchanged.
     """
-    text = _to_json(cfg)
+    text = config_to_json(cfg)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(target.parent)
+    write_atomically(target, text.encode())
 
 
 def complete_cfg(cfg: Config) -> AttrDict:
@@ -182,7 +212,12 @@ def _take_machine_defaults(merged: AttrDict, saved: AttrDict, new: AttrDict, giv
     merged[MACHINE_DEFAULTS_KEY] = still_default
 
 
-def _to_json(cfg: Config) -> str:
+def config_to_json(cfg: Config) -> str:
+    """Text of ``config.json``.
+
+    Raises:
+        ConfigError: a value cannot be stored as JSON.
+    """
     values = cfg_dict(cfg)
     problems = []
     for key, value in values.items():
@@ -205,17 +240,3 @@ def _plain_number(value: Any) -> Any:
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
         return value.item()
     raise TypeError(f"{type(value).__name__} is not JSON")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable, where the system can open folders."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        log.debug(f"The file system of {folder} cannot sync folders")
-    finally:
-        os.close(handle)

@@ -20,10 +20,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from signal_slot.signal_slot import EventLoopObject
 
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
-from sample_factory.algo.utils.seeding import component_rng
+from sample_factory.algo.utils.seeding import component_seed_sequence
 from sample_factory.cfg.arguments import cfg_dict
 from sample_factory.pbt.mutation import (
     SPECIAL_PERTURBATION,
@@ -38,12 +39,13 @@ from sample_factory.pbt.mutation import (
 from sample_factory.pbt.selection import SelectionSettings, choose_source, mean_objectives
 from sample_factory.pbt.store import (
     PBT_STATE_VERSION,
+    JsonFiles,
+    hyperparams_in_checkpoint,
     pbt_state_file,
     policy_cfg_file,
     policy_reward_shaping_file,
     read_json,
     read_json_dict,
-    write_json,
 )
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import log
@@ -104,8 +106,10 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
         self.selection = SelectionSettings.from_cfg(self.cfg)
         self.hyperparams_to_tune = set(HYPERPARAMS_TO_TUNE) | ({"gamma"} if self.cfg.pbt_optimize_gamma else set())
         self.reward_categories = _reward_categories(self.cfg.env)
-        self.rng = component_rng(self.cfg, "pbt")
+        # Not `component_rng`: its state is stored with the schedule it belongs to, not in checkpoints.
+        self.rng = np.random.default_rng(component_seed_sequence(self.cfg, "pbt"))
 
+        self.files = JsonFiles()
         self.default_policy_cfg = {name: self.cfg[name] for name in sorted(self.hyperparams_to_tune)}
         self.default_reward_shaping: dict[str, Any] | None = None
         self.policy_cfg: list[dict[str, Any]] = []
@@ -143,6 +147,7 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
             self._send_policy(policy_id)
 
     def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
+        self.files.retry()
         if not self.cfg.with_pbt or self.num_policies < 2:
             return
         for policy_id in range(self.num_policies):
@@ -171,9 +176,16 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
             self._send_policy(policy_id)
 
     def _initial_policy_cfg(self, policy_id: PolicyID) -> dict[str, Any]:
+        path = policy_cfg_file(self.cfg, policy_id)
         try:
-            saved = read_json_dict(policy_cfg_file(self.cfg, policy_id))
-        except FileNotFoundError:
+            saved: dict[str, Any] | None = read_json_dict(path)
+        except (FileNotFoundError, ValueError) as exc:
+            saved = hyperparams_in_checkpoint(self.cfg, policy_id)
+            if saved is not None:
+                log.warning("%s is missing or damaged: rebuilt from the copy in a checkpoint", path)
+            elif not isinstance(exc, FileNotFoundError):
+                raise
+        if saved is None:
             log.debug("Initial hyperparameters of policy %d come from the configuration", policy_id)
             return self._mutated_cfg(policy_id, self.default_policy_cfg)
         # A parameter that was not tuned when the file was written starts from the configuration.
@@ -243,8 +255,8 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
         self.runner.update_reward_shaping(policy_id, copy.deepcopy(self.policy_reward_shaping[policy_id]))
 
     def _save_policy(self, policy_id: PolicyID) -> None:
-        write_json(policy_cfg_file(self.cfg, policy_id), self.policy_cfg[policy_id])
-        write_json(policy_reward_shaping_file(self.cfg, policy_id), self.policy_reward_shaping[policy_id])
+        self.files.write(policy_cfg_file(self.cfg, policy_id), self.policy_cfg[policy_id])
+        self.files.write(policy_reward_shaping_file(self.cfg, policy_id), self.policy_reward_shaping[policy_id])
 
     def _settle_update(self, policy_id: PolicyID) -> None:
         self.settled_update[policy_id] = self.last_update[policy_id]
@@ -257,7 +269,7 @@ class PopulationBasedTraining(AlgoObserver, EventLoopObject):
             "seed": self.cfg.seed,
             "rng": None if self.cfg.seed is None else self.rng.bit_generator.state,
         }
-        write_json(pbt_state_file(self.cfg), state)
+        self.files.write(pbt_state_file(self.cfg), state)
 
     def _load_state(self) -> None:
         """Continue the schedule (and, with the same seed, the random stream). Without a file both start anew."""

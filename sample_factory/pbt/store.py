@@ -6,14 +6,17 @@ All writes are atomic. A crash leaves the previous file, never a half-written on
 from __future__ import annotations
 
 import json
-import os
-from os.path import basename, dirname, isfile, join
+import time
+from os.path import join
 from typing import Any
 
+from sample_factory.utils.checkpoint_files import RUN_STATE_KEY, by_progress, list_checkpoints, peek
+from sample_factory.utils.durable_files import FailureLog, write_atomically
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import experiment_dir
 
 PBT_STATE_VERSION = 1
+RETRY_SEC = 10.0
 
 
 def policy_cfg_file(cfg: Config, policy_id: PolicyID) -> str:
@@ -33,17 +36,51 @@ def pbt_state_file(cfg: Config) -> str:
 
 def write_json(path: str, content: Any) -> None:
     """Replace `path` in one step: readers see the old or the new content, whatever happens in between."""
-    # The leading dot keeps an orphan of a crash outside the pattern `policy_*`.
-    temp_path = join(dirname(path), f".{basename(path)}.{os.getpid()}.tmp")
-    try:
-        with open(temp_path, "w", encoding="utf-8") as file:
-            json.dump(content, file, default=_plain_number)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temp_path, path)
-    finally:
-        if isfile(temp_path):
-            os.remove(temp_path)
+    write_atomically(path, _to_bytes(content))
+
+
+class JsonFiles:
+    """Writes files of the population. What a full disk or a lost folder does not take is tried again later."""
+
+    def __init__(self) -> None:
+        self._pending: dict[str, bytes] = {}
+        self._failures = FailureLog("Files of the population")
+        self._retry_at = 0.0
+
+    def write(self, path: str, content: Any) -> None:
+        """As :func:`write_json`, but OSError is not raised: the newest content is written as soon as possible."""
+        self._pending[path] = _to_bytes(content)
+        self._write_pending()
+
+    def retry(self) -> None:
+        """Call it now and then."""
+        if self._pending and time.monotonic() >= self._retry_at:
+            self._write_pending()
+
+    def _write_pending(self) -> None:
+        try:
+            for path in list(self._pending):
+                write_atomically(path, self._pending[path])
+                del self._pending[path]
+        except OSError as exc:
+            self._failures.failed(exc)
+            self._retry_at = time.monotonic() + RETRY_SEC
+        else:
+            self._failures.succeeded()
+
+
+def hyperparams_in_checkpoint(cfg: Config, policy_id: PolicyID) -> dict[str, Any] | None:
+    """Copy of the tuned hyperparameters in the newest checkpoint of the policy; None if there is none."""
+    folder = join(experiment_dir(cfg, mkdir=False), f"checkpoint_p{policy_id}")
+    for path in by_progress(list_checkpoints(folder))[::-1]:
+        run_state = (peek(path) or {}).get(RUN_STATE_KEY) or {}
+        if run_state.get("hyperparams"):
+            return dict(run_state["hyperparams"])
+    return None
+
+
+def _to_bytes(content: Any) -> bytes:
+    return json.dumps(content, default=_plain_number).encode()
 
 
 def read_json(path: str) -> Any:

@@ -5,9 +5,12 @@ Only the logger named "rl" gets handlers; the root logger and the loggers of the
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import logging.handlers
 import os
 import sys
+import time
 from collections import Counter
 from os.path import abspath, join
 from typing import Any, TextIO
@@ -60,8 +63,51 @@ class ConsoleHandler(logging.StreamHandler):
         return f"{color}{text}{_RESET}" if color else text
 
 
-class ExperimentFileHandler(logging.FileHandler):
-    """Appends to `sf_log.txt` of the experiment; every process of the run has its own handler on the same file."""
+class ExperimentFileHandler(logging.handlers.WatchedFileHandler):
+    """Appends to `sf_log.txt` of the experiment; every process of the run has its own handler on the same file.
+
+    A full disk or a lost folder never reaches who logs: one warning on the console, lines are dropped, and the file is
+    tried again every `RETRY_SEC` seconds. A file that was moved or deleted is created anew.
+    """
+
+    RETRY_SEC = 10.0
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path, encoding="utf-8", delay=True)
+        self._retry_at: float | None = None
+        self._num_lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._retry_at is not None and time.monotonic() < self._retry_at:
+            self._num_lost += 1
+            return
+        try:
+            super().emit(record)
+        except OSError:  # the file cannot be opened
+            self.handleError(record)
+            return
+        if self._retry_at is not None and self.stream is not None:
+            num_lost, self._retry_at, self._num_lost = self._num_lost, None, 0
+            log.info("%s can be written again, %d lines are missing in it", self.baseFilename, num_lost)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        is_first = self._retry_at is None
+        self._retry_at = time.monotonic() + self.RETRY_SEC
+        self._num_lost += 1
+        stream, self.stream = self.stream, None  # type: ignore[assignment]
+        with contextlib.suppress(OSError):
+            if stream is not None:
+                stream.close()  # together with what it could not write
+        if is_first:
+            log.warning("%s cannot be written at the moment, lines are dropped: %s", self.baseFilename, error)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 def stream_has_colors(stream: Any) -> bool:
@@ -103,7 +149,7 @@ def init_file_logger(cfg: Config) -> None:
     if not getattr(cfg, "log_to_file", True):
         return
     close_file_logger()
-    handler = ExperimentFileHandler(abspath(join(experiment_dir(cfg), LOG_FILE_NAME)), encoding="utf-8")
+    handler = ExperimentFileHandler(abspath(join(experiment_dir(cfg), LOG_FILE_NAME)))
     handler.setFormatter(logging.Formatter(LOG_FORMAT))
     log.addHandler(handler)
 

@@ -168,7 +168,10 @@ def test_E7_workers_are_killed_again_and_again(start_run, mode):
 def test_E8_run_ends_when_workers_keep_dying(start_run, mode):
     run = start_run(*mode, "--max_worker_restarts=2", "--max_env_rebuilds=1", fault="raise:1")
     assert run.finish(60) == 1
-    run.assert_clean_end(1, r"process rollout_proc\d exited with 1; it was replaced 2 times .*--max_worker_restarts")
+    run.assert_clean_end(
+        1,
+        r"process rollout_proc\d exited with 1: ZeroDivisionError: .*; it was replaced 2 times .*--max_worker_restarts",
+    )
     assert "ZeroDivisionError: the environment broke in step" in run.tail()
 
 
@@ -241,3 +244,41 @@ def test_L4_inference_worker_is_replaced(start_run, mode, sig):
     run.finish(30)
     run.assert_clean_end(143, "SIGTERM")
     assert run.result()["faults"] == {"worker_restarts": 1}
+
+
+BROKEN_PARTS = ("--env_module=tests.faults.broken_parts",)
+
+
+@pytest.mark.parametrize("mode", [(), pytest.param(SYNC, marks=thorough)], ids=["async", "sync"])
+@pytest.mark.parametrize("part", ["batcher", pytest.param("learner", marks=thorough)])
+def test_L2_L5_exception_in_a_thread_of_the_learner_ends_the_run(start_run, part, mode):
+    run = start_run(*BROKEN_PARTS, *mode, variables={"BROKEN": f"{part}:50"})
+    assert run.finish(40) == 1
+    run.assert_clean_end(1, "learner_proc0 exited with 1: ")
+    assert f"ZeroDivisionError: the {part} broke" in run.tail()
+    assert run.checkpoints(), "what was learned before is saved"
+    assert_weights_are_finite(run)
+
+
+@thorough
+def test_L6_slow_learner_holds_the_workers_back_and_loses_nothing(start_run):
+    run = start_run(*BROKEN_PARTS, "--train_for_env_steps=3000", variables={"BROKEN": "slow_learner:0.2"})
+    assert run.finish() == 0
+    run.assert_clean_end(0, REACHED)
+    sent = sum(int(n) for n in re.findall(r"rows sent: (\d+)", run.output))
+    received = int(re.search(r"rows received: (\d+)", run.output)[1])
+    # Two workers with four environments: each can have sent one block before it hears of the end, and another that the
+    # batcher has not come to.
+    assert 3000 // 8 <= received <= sent <= received + 2 * 8
+    lag = max(float(value) for value in re.findall(r"Policy #0 lag: .*max: ([\d.]+)", run.output))
+    assert lag <= 4  # two batches that wait, one being trained on, one block of the next
+
+
+@thorough
+def test_L5_fork_server_that_is_killed_ends_the_run(start_run):
+    run = start_run()
+    run.wait_for_training()
+    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server.kill()
+    assert run.finish(40) == 1
+    run.assert_clean_end(1, "was killed by signal 9|could not|exited")

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import psutil
 import pytest
 from signal_slot.signal_slot import EventLoopObject
 
-from sample_factory.algo.utils.child_process import ChildProcess
+from sample_factory.algo.utils.child_process import ChildProcess, FinalError
 from sample_factory.algo.utils.multiprocessing_utils import _PRELOADED_MODULES, get_mp_ctx
 
 pytestmark = pytest.mark.multiproc
@@ -28,6 +29,8 @@ class Component(EventLoopObject):
         self.is_running = get_mp_ctx(serial=False).Event()
 
     def begin(self):
+        if self.mode == "hang":
+            get_stuck(self.is_running)
         self.is_running.set()
         if self.mode == "raise":
             raise ValueError("boom in the child")
@@ -35,6 +38,13 @@ class Component(EventLoopObject):
             self.event_loop.stop()
         if self.mode == "exit":
             os._exit(7)
+        if self.mode == "final":
+            raise FinalError("no use to try again")
+
+
+def get_stuck(is_running):
+    is_running.set()
+    threading.Event().wait()
 
 
 def no_setup():
@@ -73,8 +83,8 @@ def test_exception_reaches_the_parent_with_its_traceback(mode, init_func, text):
     process.join(30)
     error = process.error()
     assert process.exitcode == 1
-    assert error.startswith("child (pid ")
-    assert "Traceback" in error and text in error
+    assert error.text.startswith("child (pid ") and not error.is_final
+    assert "Traceback" in error.text and text in error.text
 
 
 def test_silent_death_has_no_traceback_but_an_exit_code():
@@ -134,3 +144,36 @@ def test_what_the_fork_server_has_loaded_is_not_touched_by_garbage_collections_o
     process.join(30)
     assert num_frozen > 100_000
     assert not_loaded == []
+
+
+def test_error_that_would_come_again_says_so():
+    process = start_child("final")
+    process.join(30)
+    assert process.error().is_final
+
+
+def test_renewed_child_takes_over_the_component_and_its_queue():
+    process = start_child("exit")
+    process.join(30)
+    process.component.mode = "run"
+    process.component.event_loop.stop()  # nobody reads it yet: it is for the next process
+    process.renew()
+    assert process.num_restarts == 1
+    process.start()
+    process.join(30)
+    assert (process.exitcode, process.error()) == (0, None)
+    assert process.component.is_running.is_set()
+
+
+@pytest.mark.parametrize(("stopped", "expected"), [(False, "in get_stuck"), (True, "no stack")])
+def test_stacks_show_where_a_child_is_stuck(stopped, expected):
+    process = start_child("hang")
+    assert process.component.is_running.wait(30)
+    if stopped:
+        os.kill(process.pid, signal.SIGSTOP)
+    try:
+        assert expected in process.stacks()
+        assert process.is_alive()
+    finally:
+        process.kill()
+        process.join()

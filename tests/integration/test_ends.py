@@ -122,67 +122,6 @@ def test_q39_workers_die_with_a_killed_main_process(tmp_path):
     assert not alive
 
 
-@pytest.mark.parametrize(
-    ("victim", "name"),
-    [
-        ("LearnerWorker_p0 started", "learner_proc0"),
-        ("InferenceWorker_p0-w0 started", "inference_proc0-0"),
-        ("Worker 1 started", "rollout_proc1"),
-    ],
-)
-@pytest.mark.parametrize("mode", [(), SYNC])
-def test_killed_worker_ends_the_run(tmp_path, victim, name, mode):
-    own_process = ("--inference_placement=separate",) if "inference" in name else ()
-    process = start(tmp_path, *mode, *own_process)
-    lines = wait_for_iterations(process)
-    os.kill(worker_pid(process, lines, victim), signal.SIGKILL)
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert f"process {name} was killed by signal 9" in output
-    assert name in result_of(tmp_path)["cause"]
-    if "learner" not in name:
-        assert checkpoints(tmp_path), "the learner was alive and has to save"
-
-
-@pytest.mark.parametrize("mode", [(), SYNC, SERIAL])
-def test_raising_environment_ends_the_run_with_its_traceback(tmp_path, mode):
-    process = start(tmp_path, *mode, env=FAULT_ENV, FAULT="raise:200:0")
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert "ZeroDivisionError: the environment broke in step" in output
-    assert output.index("ZeroDivisionError: the environment broke in step") < output.index("Run ended with exit code 1")
-    assert checkpoints(tmp_path), "progress before the exception is saved"
-
-
-def test_dying_environment_ends_the_run(tmp_path):
-    process = start(tmp_path, env=FAULT_ENV, FAULT="exit:200:1")
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert "process rollout_proc1 exited with 3" in output
-
-
-@pytest.mark.parametrize("mode", [(), SERIAL])
-def test_environment_that_cannot_be_built(tmp_path, mode):
-    process = start(tmp_path, *mode, env=FAULT_ENV, FAULT="init_raise:0")
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert "RuntimeError: the environment cannot be built" in output
-
-
-def test_environment_that_kills_its_process_when_built(tmp_path):
-    process = start(tmp_path, env=FAULT_ENV, FAULT="init_kill:0")
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert "signal 9" in output or "SIGKILL" in output
-
-
-def test_environment_that_breaks_in_one_worker_only(tmp_path):
-    process = start(tmp_path, env=FAULT_ENV, FAULT="init_raise_in_worker:0:1")
-    returncode, output = finish(process)
-    assert returncode == 1
-    assert "RuntimeError: the environment cannot be built" in output
-
-
 def test_second_run_on_the_same_folder_is_refused(tmp_path):
     first = start(tmp_path)
     wait_for_iterations(first)

@@ -1,4 +1,4 @@
-"""Checkpoint files: names, atomic writing, safe loading, pruning.
+"""The checkpoint folder of one policy: atomic writing, pruning, and the order in which files are tried.
 
 A file with a checkpoint name is always complete: it is written under a hidden temporary name, flushed to the disk,
 read back and only then renamed. Older files are deleted after that, never before. Loading goes from the newest file to
@@ -8,150 +8,76 @@ the oldest, never runs code stored in a file, and never ends in a silent fresh s
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
+import math
 import os
 import re
-import time
-import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
-from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from sample_factory.utils.checkpoint_files import (
+    BEST_PREFIX,
+    LATEST_PREFIX,
+    MILESTONES_DIR,
+    CheckpointDict,
+    CheckpointError,
+    CheckpointName,
+    CorruptCheckpointError,
+    SideFile,
+    by_progress,
+    checkpoint_of_side_file,
+    deserialize,
+    list_checkpoints,
+    parse_checkpoint_name,
+    peek,
+    progress_of,
+    read_checkpoint,
+    remember_progress,
+    side_path,
+    trusting_files,
+)
+from sample_factory.utils.durable_files import is_temporary_name, set_aside, write_atomically
 from sample_factory.utils.utils import log
 
-CheckpointDict = dict[str, Any]
+__all__ = [
+    "CheckpointDict",
+    "CheckpointError",
+    "CheckpointName",
+    "CheckpointStore",
+    "CorruptCheckpointError",
+    "NonFiniteStateError",
+    "deserialize",
+    "list_checkpoints",
+    "load_first",
+    "non_finite_tensors",
+    "parse_checkpoint_name",
+    "read_checkpoint",
+    "read_newest",
+    "serialize",
+    "snapshot",
+    "trusting_files",
+]
 
-LATEST_PREFIX = "checkpoint"
-BEST_PREFIX = "best"
-MILESTONES_DIR = "milestones"
 CORRUPT_SUFFIX = ".corrupt"
 SUPERSEDED_SUFFIX = ".superseded"
 
-_FILE_NAME = re.compile(r"(?P<prefix>checkpoint|best)_(?P<train_step>\d+)_(?P<env_steps>\d+)(?P<metric>_.+)?\.pth")
-_OWN_TEMP_NAME = re.compile(r"\.(checkpoint|best)_\d+_.*\.pth\.\d+\.tmp")
 _ORIGINAL_TEMP_NAMES = ("checkpoint_temp", "best_temp")
 
-_NUM_READ_ATTEMPTS = 3
-_READ_RETRY_SEC = 0.1
 
-
-class CheckpointError(RuntimeError):
-    """A checkpoint cannot be loaded or must not be written."""
-
-
-class CorruptCheckpointError(CheckpointError):
-    """The bytes of the file are damaged: incomplete archive or wrong check sums."""
-
-
-class NonFiniteWeightsError(CheckpointError):
-    """The weights contain NaN or infinity; saving them would destroy the run."""
-
-
-class CheckpointName(NamedTuple):
-    """What a file name says; ordered by training progress."""
-
-    train_step: int
-    env_steps: int
-    prefix: str
-
-
-def parse_checkpoint_name(path: str) -> CheckpointName | None:
-    """Progress and kind encoded in a file name, ``None`` for every name that is not exactly a checkpoint's."""
-    match = _FILE_NAME.fullmatch(os.path.basename(path))
-    if match is None or (match["prefix"] == BEST_PREFIX) != (match["metric"] is not None):
-        return None
-    return CheckpointName(int(match["train_step"]), int(match["env_steps"]), match["prefix"])
-
-
-def list_checkpoints(directory: str, pattern: str = "checkpoint_*") -> list[str]:
-    """Paths of the checkpoints whose name matches the shell pattern; least progress first, compared as numbers."""
-    found: list[tuple[CheckpointName, str]] = []
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        for entry in os.scandir(directory):
-            name = parse_checkpoint_name(entry.name)
-            if name is not None and fnmatch(entry.name, pattern) and entry.is_file():
-                found.append((name, os.path.join(directory, entry.name)))
-    return [path for _, path in sorted(found)]
+class NonFiniteStateError(CheckpointError):
+    """Weights or moments of the optimiser contain NaN or infinity; saving them would destroy the run."""
 
 
 # --- reading ---
 
 
-def _numeric_scalar(dtype: Any, data: Any) -> float | int | bool:
-    """Stands in for NumPy's scalar constructor: numbers only, as plain Python values."""
-    if not isinstance(dtype, np.dtype) or dtype.kind not in "fiub" or not isinstance(data, bytes):
-        raise CheckpointError(f"unexpected NumPy scalar of type {dtype!r} in a checkpoint")
-    return np.frombuffer(data, dtype=dtype)[0].item()
-
-
-_reconstruct = np.zeros(0).__reduce__()[0]
-# Checkpoints of Sample Factory 2 hold `best_performance` as a NumPy scalar, pickled under the names of NumPy 1 or 2.
-_SAFE_GLOBALS: list[Any] = [
-    (_numeric_scalar, "numpy.core.multiarray.scalar"),
-    (_numeric_scalar, "numpy._core.multiarray.scalar"),
-    (np.dtype, "numpy.dtype"),
-    # Arrays, for subclasses that add some to the checkpoint.
-    (_reconstruct, "numpy.core.multiarray._reconstruct"),
-    (_reconstruct, "numpy._core.multiarray._reconstruct"),
-    np.ndarray,
-    *{type(np.dtype(code)) for code in ("f8", "f4", "f2", "i8", "i4", "u8", "u4", "?")},
-]
-
-
-def deserialize(source: str | io.BytesIO, device: torch.device | str) -> CheckpointDict:
-    """Read a checkpoint without running any code stored in it; the tensors are placed on ``device``."""
-    with torch.serialization.safe_globals(_SAFE_GLOBALS):
-        checkpoint = torch.load(source, map_location=device, weights_only=True)
-    if not isinstance(checkpoint, dict) or "model" not in checkpoint:
-        raise CheckpointError('not a checkpoint: expected a dictionary with the key "model"')
-    return checkpoint
-
-
-def read_checkpoint(path: str, device: torch.device | str) -> CheckpointDict:
-    """Load one file.
-
-    Raises CorruptCheckpointError if its bytes are damaged, CheckpointError if they are intact but hold something else
-    than a checkpoint (for example objects that would run code), OSError if the file cannot be read at the moment.
-    """
-    for attempt in range(1, _NUM_READ_ATTEMPTS + 1):
-        try:
-            return _read_once(path, device)
-        except OSError:
-            # Network file systems have short failures; a missing file will not come back.
-            if attempt == _NUM_READ_ATTEMPTS or not os.path.exists(path):
-                raise
-            time.sleep(_READ_RETRY_SEC)
-    raise AssertionError("unreachable")
-
-
-def _read_once(path: str, device: torch.device | str) -> CheckpointDict:
-    # torch does not verify the check sums of the archive, so a flipped bit in a weight would go unnoticed.
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-    except OSError:
-        raise
-    except Exception as exc:
-        raise CorruptCheckpointError(f"{path} is damaged: {exc}") from exc
-    if damaged is not None:
-        raise CorruptCheckpointError(f"{path} is damaged: wrong check sum of {damaged}")
-
-    try:
-        return deserialize(path, device)
-    except (OSError, CheckpointError):
-        raise
-    except Exception as exc:
-        raise CheckpointError(f"{path} was not loaded: {exc}") from exc
-
-
 def read_newest(checkpoints: list[str], device: torch.device | str) -> CheckpointDict | None:
-    """The last of the files that can be loaded; ``None`` for an empty list, CheckpointError if none of them loads."""
-    return load_first(list(reversed(checkpoints)), lambda path: read_checkpoint(path, device))
+    """The newest of the files that can be loaded; ``None`` for an empty list, CheckpointError if none of them loads."""
+    return load_first(by_progress(checkpoints)[::-1], lambda path: read_checkpoint(path, device))
 
 
 def load_first(
@@ -186,58 +112,53 @@ def load_first(
 # --- writing ---
 
 
-def non_finite_tensors(state_dict: dict[str, Any]) -> list[str]:
-    """Names of the floating-point tensors that contain NaN or infinity."""
-    named = [(k, t) for k, t in state_dict.items() if isinstance(t, Tensor) and t.is_floating_point()]
-    if not named:
-        return []
-    finite = torch.stack([torch.isfinite(t).all() for _, t in named]).tolist()
-    return [name for (name, _), is_finite in zip(named, finite, strict=True) if not is_finite]
+def non_finite_tensors(state: Any, name: str = "") -> list[str]:
+    """Names of the floating-point tensors in nested containers that contain NaN or infinity."""
+    if isinstance(state, Tensor):
+        return [] if _is_finite(state) else [name]
+    if isinstance(state, dict):
+        return [bad for key, value in state.items() for bad in non_finite_tensors(value, f"{name}.{key}".lstrip("."))]
+    if isinstance(state, (list, tuple)):
+        return [bad for i, value in enumerate(state) for bad in non_finite_tensors(value, f"{name}.{i}")]
+    return []
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # The sum is a third of the work, and not finite if an element is not. It may overflow, which the second look finds.
+    if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+        return True
+    return bool(torch.isfinite(tensor).all())
+
+
+def snapshot(state: Any) -> Any:
+    """Copy of nested containers whose tensors are copies on the CPU: training may go on while it is written."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, OrderedDict):
+        copied = OrderedDict((key, snapshot(value)) for key, value in state.items())
+        vars(copied).update(vars(state))  # versions of modules, beside the items
+        return copied
+    if isinstance(state, dict):
+        return {key: snapshot(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(snapshot(value) for value in state)
+    return state
 
 
 def serialize(checkpoint: CheckpointDict) -> bytes:
-    """Bytes of the checkpoint, proven to be loadable again; refuses weights that are not finite."""
-    bad = non_finite_tensors(checkpoint["model"])
+    """Bytes of the checkpoint, proven to be loadable again; refuses weights and moments that are not finite."""
+    bad = non_finite_tensors(checkpoint["model"]) + non_finite_tensors(checkpoint.get("optimizer", {}), "optimizer")
     if bad:
-        raise NonFiniteWeightsError(f"weights are not finite and were not saved: {', '.join(bad)}")
+        raise NonFiniteStateError(f"the state is not finite and was not saved: {', '.join(bad)}")
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     data = buffer.getvalue()
     try:
-        deserialize(io.BytesIO(data), "cpu")
+        with trusting_files(False):
+            deserialize(io.BytesIO(data), "cpu")
     except Exception as exc:
         raise CheckpointError(f"save plain numbers, strings, arrays and tensors only: {exc}") from exc
     return data
-
-
-def write_atomically(path: str, data: bytes) -> None:
-    """Put ``data`` at ``path``: afterwards the file is complete and on the disk, or (OSError) nothing has changed."""
-    directory, name = os.path.split(path)
-    temp_path = os.path.join(directory, f".{name}.{os.getpid()}.tmp")
-    try:
-        with open(temp_path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        with open(temp_path, "rb") as file:
-            if file.read() != data:
-                raise OSError(errno.EIO, "read back differs from what was written", path)
-        os.replace(temp_path, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temp_path)
-        raise
-    _sync_directory(directory)
-
-
-def _sync_directory(directory: str) -> None:
-    """Make a rename durable. Some file systems cannot sync folders; the data itself is safe already."""
-    with contextlib.suppress(OSError):
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
 
 
 def file_name_of(checkpoint: CheckpointDict, prefix: str = LATEST_PREFIX) -> str:
@@ -261,8 +182,7 @@ class CheckpointStore:
 
     def save_best(self, checkpoint: CheckpointDict, metric: str, metric_value: float) -> str:
         """Write ``best_*`` and delete the previous one. In ``metric`` characters unfit for file names are replaced."""
-        safe_metric = re.sub(r"[^\w.+-]+", "_", metric, flags=re.ASCII)
-        name = f"{file_name_of(checkpoint, BEST_PREFIX)}_{safe_metric}_{metric_value:.3f}"
+        name = f"{file_name_of(checkpoint, BEST_PREFIX)}_{_safe_name(metric)}_{metric_value:.3f}"
         path = self._write(self.directory, name, checkpoint)
         self._prune(BEST_PREFIX, 1, path)
         return path
@@ -271,30 +191,40 @@ class CheckpointStore:
         """Write into ``milestones/``, where nothing is ever deleted."""
         return self._write(os.path.join(self.directory, MILESTONES_DIR), file_name_of(checkpoint), checkpoint)
 
+    def best_performance(self, metric: str) -> float | None:
+        """Score of the best policy that is stored by this metric, by content; None if there is none."""
+        best: float | None = None
+        for path in list_checkpoints(self.directory, f"{BEST_PREFIX}_*_{_safe_name(metric)}_*"):
+            value = (peek(path) or {}).get("best_performance")
+            if isinstance(value, float) and (best is None or value > best):
+                best = value
+        return best
+
     def candidates(self, kind: str) -> list[str]:
         """Files to try when loading, most wanted first. ``kind``: ``latest`` or ``best``, the others are fallbacks."""
-        latest = list_checkpoints(self.directory, f"{LATEST_PREFIX}_*")[::-1]
-        best = list_checkpoints(self.directory, f"{BEST_PREFIX}_*")[::-1]
+        latest = by_progress(list_checkpoints(self.directory, f"{LATEST_PREFIX}_*"))[::-1]
+        best = by_progress(list_checkpoints(self.directory, f"{BEST_PREFIX}_*"))[::-1]
+        # There may be thousands: these go by name.
         milestones = list_checkpoints(os.path.join(self.directory, MILESTONES_DIR))[::-1]
         return [*best, *latest, *milestones] if kind == "best" else [*latest, *best, *milestones]
 
     def set_aside(self, path: str, suffix: str = CORRUPT_SUFFIX) -> None:
         """Rename a file so that it is no checkpoint any more; its content is kept."""
-        target, attempt = path + suffix, 0
-        while os.path.exists(target):
-            attempt += 1
-            target = f"{path}{suffix}{attempt}"
-        try:
-            os.rename(path, target)
-            log.warning(f"Renamed {path} to {os.path.basename(target)}")
-        except OSError as exc:
-            log.warning(f"Could not rename {path} to {os.path.basename(target)}: {exc}")
+        if set_aside(path, suffix) is not None:
+            _remove(side_path(path))
 
     def _write(self, directory: str, name: str, checkpoint: CheckpointDict) -> str:
         data = serialize(checkpoint)
         os.makedirs(directory, exist_ok=True)
         path = os.path.join(directory, f"{name}.pth")
+        # However this is interrupted, no side file describes another file than its own: it goes first, and comes last.
+        _remove(side_path(path))
         write_atomically(path, data)
+        remember_progress(path, (int(checkpoint["train_step"]), int(checkpoint["env_steps"])))
+        try:
+            write_atomically(side_path(path), SideFile.of(data).to_bytes())
+        except OSError as exc:
+            log.debug(f"No side file of {path}, its own check sums will do: {exc}")
         self._remove_left_overs(directory)
         return path
 
@@ -304,26 +234,37 @@ class CheckpointStore:
         After going back to an older or to the best checkpoint the numbers restart lower. Files with higher numbers
         belong to the abandoned continuation; left in place they would win at the next start.
         """
-        written = parse_checkpoint_name(path)
-        assert written is not None
+        written = progress_of(path)
         for other in list_checkpoints(self.directory, f"{LATEST_PREFIX}_*"):
-            name = parse_checkpoint_name(other)
-            if name is not None and name > written:
+            if other != path and progress_of(other) > written:
                 self.set_aside(other, SUPERSEDED_SUFFIX)
 
     def _prune(self, prefix: str, keep: int, newest: str) -> None:
-        others = [path for path in list_checkpoints(self.directory, f"{prefix}_*") if path != newest]
+        others = [path for path in by_progress(list_checkpoints(self.directory, f"{prefix}_*")) if path != newest]
         for path in others[: max(0, len(others) - (keep - 1))]:
             try:
                 os.remove(path)
                 log.debug(f"Removed old checkpoint {path}")
             except OSError as exc:
                 log.warning(f"Could not remove old checkpoint {path}: {exc}")
+                continue
+            _remove(side_path(path))
 
     def _remove_left_overs(self, directory: str) -> None:
-        """Temporary files of killed processes; called only after a complete checkpoint was written."""
+        """What killed processes left; called only after a complete checkpoint was written."""
         with contextlib.suppress(OSError):
-            for entry in os.scandir(directory):
-                if _OWN_TEMP_NAME.fullmatch(entry.name) or (entry.name in _ORIGINAL_TEMP_NAMES and entry.is_file()):
-                    with contextlib.suppress(OSError):
-                        os.remove(entry.path)
+            names = {entry.name for entry in os.scandir(directory) if entry.is_file()}
+            for name in names:
+                owner = checkpoint_of_side_file(name)
+                is_orphan = owner is not None and owner not in names
+                if is_temporary_name(name) or name in _ORIGINAL_TEMP_NAMES or is_orphan:
+                    _remove(os.path.join(directory, name))
+
+
+def _safe_name(metric: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", metric, flags=re.ASCII)
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.remove(path)

@@ -12,7 +12,6 @@ from sample_factory.algo.learning.fused_losses import Tape
 from sample_factory.algo.utils.optimizers import can_step_directly
 
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
-MAX_CONSECUTIVE_SKIPS = 20
 
 
 class DivergedError(RuntimeError):
@@ -105,19 +104,24 @@ def renewed(
 class SkipCounter:
     """Counts skipped steps, and gives up when nothing but skips happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_in_a_row: int) -> None:
+        self.max_in_a_row = max_in_a_row
         self.total = 0
         self._in_a_row = 0
 
     def record(self, skipped: bool) -> None:
-        """Register the next step; DivergedError after 20 skips in a row."""
+        """Register the next step; DivergedError after ``max_in_a_row`` skips."""
         if not skipped:
             self._in_a_row = 0
             return
         self.total += 1
         self._in_a_row += 1
-        if self._in_a_row >= MAX_CONSECUTIVE_SKIPS:
+        if self._in_a_row >= self.max_in_a_row:
             raise DivergedError(
-                f"the gradients of {self._in_a_row} updates in a row were not finite: training diverged. The weights "
-                "from before are kept; lower --learning_rate or --max_grad_norm, or check observations and rewards"
+                f"the gradients of {self._in_a_row} updates in a row were not finite: training diverged; lower "
+                "--learning_rate or --max_grad_norm, or check observations and rewards"
             )
+
+    def start_anew(self) -> None:
+        """The next step is judged without those before."""
+        self._in_a_row = 0

@@ -1,8 +1,8 @@
 """The learner of one policy: asynchronous PPO on batches of trajectories.
 
 ``Learner`` orchestrates the modules beside it: preparation (validity, normalisation, returns), minibatches,
-policy_update (forward pass, losses), gradient_step, lr_schedules, train_stats, persistence. Other projects subclass it
-or replace single methods (``init``, ``_prepare_batch``, ``_calculate_losses``, ``_record_summaries``,
+policy_update (forward pass, losses), gradient_step, lr_schedules, train_stats, persistence, recovery. Other projects
+subclass it or replace single methods (``init``, ``_prepare_batch``, ``_calculate_losses``, ``_record_summaries``,
 ``load_checkpoint``), so these are always called through ``self``.
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sample_factory.algo.learning.fused_losses import Tape, make_tape
-from sample_factory.algo.learning.gradient_step import GradientStep, SkipCounter, renewed
+from sample_factory.algo.learning.gradient_step import DivergedError, GradientStep, renewed
 from sample_factory.algo.learning.losses import SampleMask, kl_divergence_to_old
 from sample_factory.algo.learning.lr_schedules import (
     KlAdaptiveScheduler,
@@ -29,13 +29,15 @@ from sample_factory.algo.learning.lr_schedules import (
     get_lr_scheduler,
 )
 from sample_factory.algo.learning.minibatches import split_into_minibatches, take_minibatch
-from sample_factory.algo.learning.persistence import LearnerPersistence, model_initialization_data
+from sample_factory.algo.learning.persistence import model_initialization_data
 from sample_factory.algo.learning.policy_update import (
     forward_minibatch,
     minibatch_losses,
     old_action_distribution,
 )
+from sample_factory.algo.learning.population_member import PopulationMember
 from sample_factory.algo.learning.preparation import BatchPreparation
+from sample_factory.algo.learning.run_state import restore_lr_scheduler
 from sample_factory.algo.learning.shortcuts import Shortcuts
 from sample_factory.algo.learning.train_stats import (
     MinibatchLog,
@@ -75,7 +77,7 @@ EARLY_STOPPING_TOLERANCE = 1e-6
 Losses = tuple[ActionDistribution, Tensor, Tensor | float, Tensor | None, Tensor | float, Tensor, dict[str, Any]]
 
 
-class Learner(LearnerPersistence):
+class Learner(PopulationMember):
     """Owns the model, the optimiser and the training progress of one policy.
 
     ``train_step`` counts SGD steps and is the policy version; ``env_steps`` counts environment frames trained on.
@@ -103,14 +105,12 @@ class Learner(LearnerPersistence):
         self.lr_scheduler: LearningRateScheduler = LearningRateScheduler()
         self.curr_lr: float | None = None
         self.is_initialized = False
-        self.new_cfg: dict[str, Any] | None = None
 
         self.last_summary_time = 0.0
         self.summary_rate_decay_seconds = LinearDecay([(0, 2), (100000, 60), (1000000, 120)])
         self._rng: np.random.Generator = np.random.default_rng()
         # Apart from the other one: summaries are due by the clock, which must not shift the order of minibatches.
         self._summary_rng: np.random.Generator = np.random.default_rng()
-        self._skips = SkipCounter()
         self._shortcuts = Shortcuts()
         self._stepper: GradientStep | None = None
 
@@ -134,6 +134,7 @@ class Learner(LearnerPersistence):
         self.load_from_checkpoint(self.policy_id)
         self._apply_explicit_flags()
         self.lr_scheduler = get_lr_scheduler(self.cfg)
+        restore_lr_scheduler(self._loaded_run_state, self.lr_scheduler, self.cfg.lr_schedule)
         self._set_lr(self.curr_lr)
 
         self.param_server.init(self.actor_critic, self.device, self.train_step)
@@ -154,42 +155,22 @@ class Learner(LearnerPersistence):
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)
 
-    def _set_lr(self, lr: float) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr
-
-    # --- changes from outside, applied before the next batch ---
-
-    def set_new_cfg(self, new_cfg: dict[str, Any]) -> None:
-        """New values of hyperparameters, from population-based training."""
-        self.new_cfg = new_cfg
-
-    def _maybe_update_cfg(self) -> None:
-        """Runs after a policy was loaded: the perturbed learning rate wins over that of the loaded optimiser."""
-        new_cfg, self.new_cfg = self.new_cfg, None
-        if new_cfg is None:
-            return
-        for key, value in new_cfg.items():
-            if getattr(self.cfg, key, None) != value:
-                log.debug(f"Policy {self.policy_id}: {key} changes from {getattr(self.cfg, key, None)} to {value}")
-                setattr(self.cfg, key, value)
-        if self.cfg.lr_schedule == "constant" and self.curr_lr != self.cfg.learning_rate:
-            self.curr_lr = self.cfg.learning_rate
-            self._set_lr(self.cfg.learning_rate)
-        for group in self.optimizer.param_groups:
-            group["betas"] = (self.cfg.adam_beta1, self.cfg.adam_beta2)
-
     # --- training ---
 
     def train(self, batch: TensorDict) -> dict[str, Any] | None:
         """One training iteration: all epochs and minibatches on a batch of trajectories ``[N, T(+1), ...]``.
 
-        Returns the message for the runner, ``None`` if no sample was valid.
+        Returns the message for the runner, ``None`` if no sample was valid or the policy had to go back.
         """
+        self._maybe_roll_back()
         self._maybe_load_policy()
         self._maybe_update_cfg()
-        with self._shortcuts.iteration(self.actor_critic):
-            return self._train_on(batch)
+        try:
+            with self._shortcuts.iteration(self.actor_critic):
+                return self._train_on(batch)
+        except DivergedError as exc:
+            self._roll_back(exc)
+            return None
 
     def _train_on(self, batch: TensorDict) -> dict[str, Any] | None:
         with self.timing.add_time("prepare_batch"):
@@ -387,6 +368,7 @@ class Learner(LearnerPersistence):
         stats: dict[str, Any] = {"env_steps": self.env_steps, "lr": var.lr, "actual_lr": var.actual_lr}
         stats.update(collect_stats(var, self.policy_id, self.actor_critic))
         stats["num_skipped_sgd_steps"] = self._skips.total
+        stats["num_rollbacks"] = self._num_rollbacks
         return read_stats(stats)
 
 

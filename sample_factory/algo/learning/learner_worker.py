@@ -14,6 +14,7 @@ import torch
 from signal_slot.signal_slot import EventLoop, signal
 
 from sample_factory.algo.learning.batcher import Batcher
+from sample_factory.algo.learning.checkpoint_saver import SaveRequest
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
@@ -36,6 +37,7 @@ from sample_factory.utils.utils import init_file_logger, log, set_process_nicene
 _BATCHER_CHECK_SEC = 1.0
 _REPORT_INTERVAL_SEC = 3.0
 _CUDA_CACHE_CLEANUP_SEC = 30.0
+_SAVE_RETRY_SEC = 10.0
 
 
 def init_learner_process(sf_context: SampleFactoryContext, learner_worker: LearnerWorker) -> None:
@@ -95,6 +97,10 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self._batcher_check_timer: PeriodicTimer | None = None
         self._cuda_cache_timer: PeriodicTimer | None = None
         self._is_learner_ready = False
+        # Kinds of checkpoints asked for while another one was being written.
+        self._waiting_saves: set[str] = set()
+        self._save_retry_timer: PeriodicTimer | None = None
+        self.save_ended.connect(self._on_save_ended)
 
     @signal
     def initialized(self) -> None: ...
@@ -113,6 +119,10 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
 
     @signal
     def saved_model(self) -> None: ...
+
+    @signal
+    def save_ended(self) -> None:
+        """To itself, from the thread that writes checkpoints."""
 
     def init(self) -> None:
         """First thing a learner does: its batcher's thread, its model, and the news that both are there."""
@@ -166,16 +176,57 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
     # --- saving and loading ---
 
     def save(self) -> None:
-        if self._is_learner_ready and self.learner.save():
+        """``saved_model`` follows when the checkpoint is on the disk."""
+        if not self._is_learner_ready:
+            return
+        if self.learner.is_saving:
+            self._waiting_saves.add("latest")
+        elif self.learner.is_saved():
             self.saved_model.emit(self.policy_id)
+        else:
+            self._begin_save(self.learner.latest_request())
 
     def save_best(self, policy_id: PolicyID, metric: str, metric_value: float) -> None:
-        if self._is_learner_ready and self.learner.save_best(policy_id, metric, metric_value):
-            self.saved_model.emit(self.policy_id)
+        """While another file is being written nothing happens: the score is offered again in a few seconds."""
+        if not self._is_learner_ready or self.learner.is_saving:
+            return
+        request = self.learner.best_request(policy_id, metric, metric_value)
+        if request is not None:
+            self._begin_save(request)
 
     def save_milestone(self) -> None:
-        if self._is_learner_ready:
-            self.learner.save_milestone()
+        if not self._is_learner_ready:
+            return
+        if self.learner.is_saving:
+            self._waiting_saves.add("milestone")
+        else:
+            self._begin_save(self.learner.milestone_request())
+
+    def _begin_save(self, request: SaveRequest) -> None:
+        self.learner.begin_save(request, self.save_ended.emit)
+        if self.cfg.serial_mode:
+            # No threads there: what happens next must not depend on how fast a disk is.
+            self.learner.wait_for_saves()
+
+    def _on_save_ended(self) -> None:
+        for request in self.learner.settle_saves():
+            if request.kind != "milestone":
+                self.saved_model.emit(self.policy_id)
+        self._retry_failed_saves()
+        if not self.learner.is_saving and self._waiting_saves:
+            if self._waiting_saves.pop() == "milestone":
+                self.save_milestone()
+            else:
+                self.save()
+
+    def _retry_failed_saves(self) -> None:
+        """A full disk is tried more often than a checkpoint is due."""
+        if self.learner.is_save_failing and self._save_retry_timer is None:
+            self._save_retry_timer = PeriodicTimer(self.event_loop, min(_SAVE_RETRY_SEC, self.cfg.save_every_sec))
+            self._save_retry_timer.timeout.connect(self.save)
+        elif not self.learner.is_save_failing and self._save_retry_timer is not None:
+            self._save_retry_timer.stop()
+            self._save_retry_timer = None
 
     def load(self, policy_to_load: PolicyID) -> None:
         """Replace this policy's weights by another policy's newest checkpoint before the next batch."""
@@ -192,15 +243,21 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
 
     def on_crash(self) -> None:
         """Save what can be saved: the checkpoint store refuses non-finite weights."""
-        if self._is_learner_ready and not self.is_stopped:
-            log.error(f"{self.object_id}: saving a checkpoint after an exception")
+        if not self._is_learner_ready or self.is_stopped:
+            return
+        log.error(f"{self.object_id}: saving a checkpoint after an exception")
+        try:
             self.learner.save()
+        except Exception as exc:  # the first exception is the one to report
+            log.error(f"{self.object_id}: no checkpoint could be saved: {exc}")
 
     def on_stop(self, *args: Any) -> None:
         if self.is_stopped:
             return
-        self.save()
-        for timer in (self._batcher_check_timer, self._report_timer, self._cuda_cache_timer):
+        if self._is_learner_ready and self.learner.save_finally():
+            self.saved_model.emit(self.policy_id)
+        timers = (self._batcher_check_timer, self._report_timer, self._cuda_cache_timer, self._save_retry_timer)
+        for timer in timers:
             if timer is not None:
                 timer.stop()
         if self._batcher_thread is not None:

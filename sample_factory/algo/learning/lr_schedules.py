@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sample_factory.utils.typing import Config
 
@@ -26,6 +27,13 @@ class LearningRateScheduler:
     def on_iteration_start(self, current_lr: float, env_steps: int) -> float:
         """Learning rate at the start of a training iteration; ``env_steps`` as counted in checkpoints."""
         return current_lr
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs beside the learning rate and ``env_steps``; plain types, part of checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from :meth:`state_dict` of the same schedule; not called if that was empty."""
 
 
 class ConstantScheduler(LearningRateScheduler):

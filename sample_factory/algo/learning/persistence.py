@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -11,19 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.learning import checkpoints as ckpt
+from sample_factory.algo.learning.checkpoint_saver import CheckpointSaver, SaveRequest, SaveResult, write_checkpoint
 from sample_factory.algo.learning.checkpoints import (
     CheckpointDict,
     CheckpointError,
     CheckpointStore,
-    NonFiniteWeightsError,
+    NonFiniteStateError,
 )
+from sample_factory.algo.learning.run_state import make_run_state, restore_random_streams
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.persistence import config_to_json
+from sample_factory.utils.checkpoint_files import CONFIG_KEY, RUN_STATE_KEY
+from sample_factory.utils.durable_files import FailureLog
 from sample_factory.utils.typing import Config, InitModelData, PolicyID
 from sample_factory.utils.utils import ensure_dir_exists, experiment_dir, log
 
 MIN_BEST_IMPROVEMENT = 1e-3
-MAX_FAILED_SAVES = 10
+
+# How long the end of a run waits for a disk that does not take the last checkpoint.
+_FINAL_SAVE_SEC = 10.0
+_FINAL_RETRY_SEC = 0.5
 
 # Adam hyperparameters: command-line flag -> (key of the optimiser's parameter group, position in a tuple or None).
 _OPTIMIZER_FLAGS: dict[str, tuple[str, int | None]] = {
@@ -59,15 +68,23 @@ class LearnerPersistence(Configurable):
     curr_lr: float | None
     is_initialized: bool
     param_server: ParameterServer
+    lr_scheduler: Any
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
         self.train_step = 0
         self.env_steps = 0
         self.best_performance = -1e9
-        self.policy_to_load: PolicyID | None = None
         self._last_saved: SavedState | None = None
-        self._num_failed_saves = 0
+        self._saver = CheckpointSaver()
+        self._save_failures: FailureLog | None = None
+        self._last_save_error: Exception | None = None
+        # Set when a state was refused because it is not finite: only an older one can be continued.
+        self._is_state_lost = False
+        # As it is now: before population-based training changes anything.
+        self._config_json = config_to_json(cfg)
+        self._hyperparams: dict[str, Any] | None = None
+        self._loaded_run_state: dict[str, Any] | None = None
 
     @staticmethod
     def checkpoint_dir(cfg: Config, policy_id: PolicyID) -> str:
@@ -92,10 +109,10 @@ class LearnerPersistence(Configurable):
         Raises CheckpointError if there are files but none can be loaded, unless ``--allow_fresh_start``.
         """
         is_own = policy_id == self.policy_id
-        store = CheckpointStore(self.checkpoint_dir(self.cfg, policy_id), self.cfg.keep_checkpoints)
-        candidates = store.candidates(self.cfg.load_checkpoint_kind if is_own else "latest")
+        kind = self.cfg.load_checkpoint_kind if is_own else "latest"
+        store = self._store(policy_id)
         try:
-            checkpoint = self._load_first(candidates, store.set_aside if is_own else None)
+            checkpoint = self._read(store, kind, store.set_aside if is_own else None)
         except CheckpointError:
             if not is_own or not getattr(self.cfg, "allow_fresh_start", False):
                 raise
@@ -105,7 +122,24 @@ class LearnerPersistence(Configurable):
             log.info(f"Did not find any checkpoints of policy {policy_id}")
             return False
         self._load_state(checkpoint, load_progress)
+        if is_own and load_progress:
+            self._remember_best(store)
         return True
+
+    def _store(self, policy_id: PolicyID) -> CheckpointStore:
+        return CheckpointStore(self.checkpoint_dir(self.cfg, policy_id), self.cfg.keep_checkpoints)
+
+    def _read(
+        self, store: CheckpointStore, kind: str, on_corrupt: Callable[[str], None] | None
+    ) -> CheckpointDict | None:
+        with ckpt.trusting_files(getattr(self.cfg, "unsafe_load", False)):
+            return self._load_first(store.candidates(kind), on_corrupt)
+
+    def _remember_best(self, store: CheckpointStore) -> None:
+        """The best policy may have been saved after the checkpoint; a worse one must not take its place."""
+        saved = store.best_performance(self.cfg.save_best_metric)
+        if saved is not None and saved > self.best_performance:
+            self.best_performance = saved
 
     def _load_first(self, candidates: list[str], on_corrupt: Callable[[str], None] | None) -> CheckpointDict | None:
         if not candidates:
@@ -121,28 +155,14 @@ class LearnerPersistence(Configurable):
             self.train_step = int(checkpoint["train_step"])
             self.env_steps = int(checkpoint["env_steps"])
             self.best_performance = float(checkpoint.get("best_performance", self.best_performance))
+            self._loaded_run_state = checkpoint.get(RUN_STATE_KEY)
+            restore_random_streams(self._loaded_run_state, self.cfg.seed)
             log.info(f"Loaded experiment state at train_step={self.train_step}, env_steps={self.env_steps}")
 
-    def set_policy_to_load(self, policy_to_load: PolicyID) -> None:
-        """Take over the newest checkpoint of another policy."""
-        self.policy_to_load = policy_to_load
-
-    def _maybe_load_policy(self) -> None:
-        source, self.policy_to_load = self.policy_to_load, None
-        if source is None:
-            return
-        with self.param_server.policy_lock:
-            try:
-                is_loaded = self.load_from_checkpoint(source, load_progress=False)
-            except (CheckpointError, OSError) as exc:
-                log.error(
-                    f"Policy {self.policy_id} keeps its weights, those of policy {source} are not available: {exc}"
-                )
-                return
-        if is_loaded:
-            # Everything collected with the previous weights becomes too old to train on.
-            self.train_step += self.cfg.max_policy_lag + 1
-            self.param_server.publish(self.train_step)
+    def _invalidate_experience(self) -> None:
+        """Everything collected with the previous weights becomes too old to train on."""
+        self.train_step += self.cfg.max_policy_lag + 1
+        self.param_server.publish(self.train_step)
 
     def _apply_explicit_flags(self) -> None:
         """Hyperparameters given on the command line of this start win over those in the checkpoint.
@@ -170,60 +190,128 @@ class LearnerPersistence(Configurable):
             "model": self.actor_critic.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "curr_lr": float(self.curr_lr or 0.0),
+            RUN_STATE_KEY: make_run_state(
+                self.cfg.seed, self.lr_scheduler, self._hyperparams, str(self.cfg.lr_schedule)
+            ),
+            CONFIG_KEY: self._config_json,
         }
 
     def save(self) -> bool:
         """Write a checkpoint, unless the last one holds exactly this state. False if nothing could be saved."""
+        self.finish_saves()
         if not self.is_initialized:
             return False
-        progress = (self.train_step, self.env_steps, self.best_performance, self.curr_lr or 0.0)
-        last = self._last_saved
-        if last is not None and last.progress == progress and os.path.isfile(last.path):
-            return True
-        path = self._try_saving(lambda store: store.save_latest(self._get_checkpoint_dict()))
-        if path is not None:
-            self._last_saved = SavedState(path, progress)
-        return path is not None
+        return self.is_saved() or self._save_now(self.latest_request())
 
     def save_milestone(self) -> bool:
         """Write a checkpoint that is never deleted."""
-        if not self.is_initialized:
-            return False
-        return self._try_saving(lambda store: store.save_milestone(self._get_checkpoint_dict())) is not None
+        self.finish_saves()
+        return self.is_initialized and self._save_now(self.milestone_request())
 
     def save_best(self, policy_id: PolicyID, metric: str, metric_value: float) -> bool:
         """Save the policy as its best version if the metric improved. Messages for other policies are ignored."""
+        self.finish_saves()
+        request = self.best_request(policy_id, metric, metric_value)
+        return request is not None and self._save_now(request)
+
+    def save_finally(self) -> bool:
+        """:meth:`save` at the end of a run: CheckpointError if the last state is lost, after trying for some seconds.
+
+        False only if the learner has no state yet.
+        """
+        deadline = time.monotonic() + min(_FINAL_SAVE_SEC, self.cfg.fault_timeout / 2)
+        while not self.save():
+            if not self.is_initialized:
+                return False
+            if self._is_state_lost or time.monotonic() >= deadline:
+                raise CheckpointError(
+                    f"the last state of policy {self.policy_id} could not be saved, a resumed run continues from an "
+                    f"older checkpoint: {self._last_save_error}"
+                )
+            time.sleep(_FINAL_RETRY_SEC)
+        return True
+
+    # --- saving: requests ---
+
+    def _progress(self) -> tuple[int, int, float, float]:
+        return self.train_step, self.env_steps, self.best_performance, self.curr_lr or 0.0
+
+    def is_saved(self) -> bool:
+        """The newest checkpoint this process wrote holds exactly this state."""
+        last = self._last_saved
+        return last is not None and last.progress == self._progress() and os.path.isfile(last.path)
+
+    def latest_request(self) -> SaveRequest:
+        return SaveRequest("latest", self._progress())
+
+    def milestone_request(self) -> SaveRequest:
+        return SaveRequest("milestone", self._progress())
+
+    def best_request(self, policy_id: PolicyID, metric: str, metric_value: float) -> SaveRequest | None:
+        """None unless this is the policy and the metric improved; the score counts from now on."""
         if policy_id != self.policy_id or not self.is_initialized or not math.isfinite(metric_value):
-            return False
+            return None
         previous = self.best_performance
         if metric_value - previous <= MIN_BEST_IMPROVEMENT:
-            return False
+            return None
         log.info(f"Saving new best policy, {metric}={metric_value:.3f}!")
         self.best_performance = float(metric_value)  # before saving: it is part of the file
-        path = self._try_saving(lambda store: store.save_best(self._get_checkpoint_dict(), metric, metric_value))
-        if path is None:
-            self.best_performance = previous
-        return path is not None
+        return SaveRequest("best", self._progress(), metric, float(metric_value), previous)
 
-    def _try_saving(self, save: Callable[[CheckpointStore], str]) -> str | None:
+    def begin_save(self, request: SaveRequest, on_done: Callable[[], None] | None = None) -> None:
+        """Write a snapshot of this state on another thread; then :meth:`settle_saves` has to be called."""
+        checkpoint = ckpt.snapshot(self._get_checkpoint_dict())
+        self._saver.submit(request, lambda: self._store(self.policy_id), checkpoint, on_done)
+
+    @property
+    def is_saving(self) -> bool:
+        return self._saver.is_busy
+
+    @property
+    def is_save_failing(self) -> bool:
+        """The newest attempts to save failed because of the disk."""
+        return self._save_failures is not None and self._save_failures.is_failing
+
+    def finish_saves(self) -> None:
+        """Wait for the save in flight and take note of how it ended."""
+        self.wait_for_saves()
+        self.settle_saves()
+
+    def wait_for_saves(self) -> None:
+        """Until nothing is being written; :meth:`settle_saves` tells how it ended."""
+        self._saver.wait()
+
+    def settle_saves(self) -> list[SaveRequest]:
+        """Take note of how saves ended; those that succeeded. CheckpointError after ``--save_fault_timeout``."""
+        return [result.request for result in self._saver.take_results() if self._settle(result)]
+
+    def _save_now(self, request: SaveRequest) -> bool:
+        return self._settle(write_checkpoint(request, lambda: self._store(self.policy_id), self._get_checkpoint_dict()))
+
+    def _settle(self, result: SaveResult) -> bool:
         """A full disk or a lost folder does not stop training at once: older files stay, the next save tries again."""
-        try:
-            path = save(CheckpointStore(self.checkpoint_dir(self.cfg, self.policy_id), self.cfg.keep_checkpoints))
-        except NonFiniteWeightsError as exc:
-            log.error(f"Policy {self.policy_id}: no checkpoint was written: {exc}")
-            return None
-        except OSError as exc:
-            self._num_failed_saves += 1
-            log.warning(
-                f"Policy {self.policy_id}: saving a checkpoint failed ({self._num_failed_saves} in a row): {exc}"
-            )
-            if self._num_failed_saves >= MAX_FAILED_SAVES:
-                raise CheckpointError(
-                    f"saving checkpoints failed {self._num_failed_saves} times in a row: {exc}"
-                ) from exc
-            return None
-        self._num_failed_saves = 0
-        return path
+        if self._save_failures is None:
+            self._save_failures = FailureLog(f"Checkpoints of policy {self.policy_id}")
+        request, error = result.request, result.error
+        if result.path is not None:
+            self._save_failures.succeeded()
+            if request.kind == "latest":
+                self._last_saved = SavedState(result.path, request.progress)
+            return True
+        if request.kind == "best" and self.best_performance == request.metric_value:
+            self.best_performance = request.previous_best
+        self._last_save_error = error
+        if isinstance(error, NonFiniteStateError):
+            log.error(f"Policy {self.policy_id}: no checkpoint was written: {error}")
+            self._is_state_lost = True
+            return False
+        if not isinstance(error, OSError):
+            raise error or AssertionError("a failed save has an error")
+        self._save_failures.failed(error)
+        limit_sec = getattr(self.cfg, "save_fault_timeout", 1800)
+        if self._save_failures.seconds() > limit_sec:
+            raise CheckpointError(f"no checkpoint could be saved for --save_fault_timeout={limit_sec} seconds: {error}")
+        return False
 
 
 def _with_item(value: Any, position: int | None, item: Any) -> Any:
@@ -234,8 +322,8 @@ def _with_item(value: Any, position: int | None, item: Any) -> Any:
     return tuple(items)
 
 
-def load_model_state(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """``load_state_dict`` with an error that lists what differs (ValueError)."""
+def architecture_differences(model: nn.Module, state_dict: Mapping[str, Any]) -> list[str]:
+    """One line for every tensor that only one of both has, or that has another shape."""
     own = model.state_dict()
     problems = [f"missing in the checkpoint: {key}" for key in own if key not in state_dict]
     problems += [f"not in this model: {key}" for key in state_dict if key not in own]
@@ -243,6 +331,12 @@ def load_model_state(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         saved = state_dict.get(key)
         if isinstance(saved, Tensor) and isinstance(value, Tensor) and saved.shape != value.shape:
             problems.append(f"{key}: checkpoint {tuple(saved.shape)}, this model {tuple(value.shape)}")
+    return problems
+
+
+def load_model_state(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """``load_state_dict`` with an error that lists what differs (ValueError)."""
+    problems = architecture_differences(model, state_dict)
     if problems:
         raise ValueError(
             "the checkpoint belongs to a model with another architecture:\n  "

@@ -109,6 +109,7 @@ class Runner(PeriodicDuties, Configurable):
         self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, cfg.startup_timeout)
         self.supervisor = Supervisor(loop, self._on_process_exit)
         self.faults: Counter[str] = Counter()  # survived ones, by kind
+        self._traceback = ""  # of what ended the run
         self.components_to_stop: set[str] = set()
         self.stopped = False
         self._stop_deadline = float("inf")
@@ -286,6 +287,7 @@ class Runner(PeriodicDuties, Configurable):
         log.error(f"Stopping the run: {cause}")
         if not self.stopped or self.status == ExperimentStatus.SUCCESS:
             self.status, self.stop_cause = ExperimentStatus.FAILURE, cause
+            self._traceback = process_exit.error.text if process_exit.error else ""
         self._forget_components_of(process)
         self._stop_training(status=ExperimentStatus.FAILURE, cause=cause)
 
@@ -341,6 +343,7 @@ class Runner(PeriodicDuties, Configurable):
         """An exception escaped a slot of this process. In serial mode learners live here and save what they have."""
         log.error(f"Exception in the runner process:\n{text}")
         self.status, self.stop_cause = ExperimentStatus.FAILURE, text.strip().splitlines()[-1]
+        self._traceback = text
         if self.cfg.serial_mode:
             for learner in self.learners.values():
                 learner.on_crash()
@@ -384,5 +387,7 @@ class Runner(PeriodicDuties, Configurable):
         self.summaries.close()
         finish_wandb(self.cfg)
         RunResult.of(self).write(experiment_dir(self.cfg))
+        if self._traceback:
+            log.error(f"What ended the run:\n{self._traceback.rstrip()}")
         log.info(f"Run ended with exit code {self.status}: {self.stop_cause}")
         self.experiment_lock.release()

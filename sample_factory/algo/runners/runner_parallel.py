@@ -86,6 +86,12 @@ class ParallelRunner(Runner):
         if self._watchdog is not None and not self.stopped:
             self._watchdog.check()
 
+    def _stop_if_stalled(self, problem: str | None) -> None:
+        if problem is not None and not self.stopped:
+            for process in self.supervisor.running:
+                log.error(f"Threads of process {process.name} (pid {process.pid}):\n{process.stacks()}")
+        super()._stop_if_stalled(problem)
+
     def _restarts_timer(self) -> None:
         if self._restarts is not None and not self.stopped:
             self._restarts.start_those_due()
@@ -99,7 +105,7 @@ class ParallelRunner(Runner):
         if self.stopped or self._restarts is None:
             return ""
         if process_exit.error is not None and process_exit.error.is_final:
-            return ": " + process_exit.error.text.strip().splitlines()[-1]
+            return ""
         refusal = self._restarts.begin(process)
         if refusal is None:
             self.faults["worker_restarts"] += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
+from sample_factory.algo.runners.resilient_writer import open_summary_writer
 from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
 from sample_factory.utils.typing import Config, PolicyID
 from sample_factory.utils.utils import experiment_dir, log, log_every_n, summaries_dir
@@ -24,13 +25,11 @@ _WITH_MIN_MAX = ("reward", "true_objective", "len")
 
 
 def make_writers(cfg: Config) -> dict[PolicyID, SummaryWriter]:
-    """Open the writers. TensorBoard takes a second to import, hence here."""
-    from torch.utils.tensorboard import SummaryWriter
-
+    """Open the writers of all policies."""
     writers = {}
     for policy_id in range(cfg.num_policies):
         directory = os.path.join(summaries_dir(experiment_dir(cfg)), str(policy_id))
-        writers[policy_id] = SummaryWriter(directory, flush_secs=cfg.flush_summaries_interval)
+        writers[policy_id] = open_summary_writer(directory, flush_secs=cfg.flush_summaries_interval)
     return writers
 
 

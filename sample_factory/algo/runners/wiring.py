@@ -5,13 +5,15 @@ emitter . signal                                          receiver . slot
 ========================================================  ===========================================================
 loop . start                                              Runner . _on_start
 learner loop . start                                      LearnerWorker . init
-LearnerWorker . model_initialized                         InferenceWorker (same policy) . init
+LearnerWorker . model_initialized                         Sampler, which passes it on to InferenceWorker . init
 LearnerWorker . initialized                               Batcher . init
 LearnerWorker . training_batch_released                   Batcher . on_training_batch_released
 LearnerWorker . finished_training_iteration               Runner . _after_training_iteration
 LearnerWorker . saved_model                               (population-based training)
 Batcher . training_batches_available                      LearnerWorker . on_new_training_batch
-Batcher . trajectory_buffers_available                    RolloutWorker . on_trajectory_buffers_available
+Batcher . trajectory_buffers_available                    (nobody here: workers see it in shared memory)
+Runner . worker_died                                      Batcher . on_worker_died
+Batcher . worker_forgotten                                ParallelRunner . on_worker_forgotten
 Batcher . stop                                            LearnerWorker . on_stop
 InferenceWorker . initialized                             Sampler . _inference_worker_ready
 Sampler . _inference_workers_initialized                  RolloutWorker . init

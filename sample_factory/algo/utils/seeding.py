@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import torch
 
+from sample_factory.algo.utils import random_streams
 from sample_factory.utils.typing import Config
 
 
@@ -22,7 +23,11 @@ def component_seed_sequence(cfg: Config, component: str, *indices: int) -> np.ra
 
 
 def component_rng(cfg: Config, component: str, *indices: int) -> np.random.Generator:
-    return np.random.default_rng(component_seed_sequence(cfg, component, *indices))
+    """The component's own stream. With a seed it is part of what checkpoints of this process hold."""
+    rng = np.random.default_rng(component_seed_sequence(cfg, component, *indices))
+    if cfg.seed is not None:
+        random_streams.register("/".join([component, *map(str, indices)]), rng)
+    return rng
 
 
 def seed_process(cfg: Config, component: str, *indices: int) -> None:
@@ -30,6 +35,7 @@ def seed_process(cfg: Config, component: str, *indices: int) -> None:
 
     Needed also without ``--seed``: children of the fork server start with identical NumPy and torch states.
     """
+    random_streams.forget_all()
     words = component_seed_sequence(cfg, component, *indices).generate_state(3)
     random.seed(int(words[0]))
     np.random.seed(int(words[1]))

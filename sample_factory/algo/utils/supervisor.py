@@ -39,7 +39,8 @@ class ProcessExit:
             return f"process {self.name} {self.cause}"
         code = self.exitcode or 0
         how = f"was killed by signal {-code}" if code < 0 else f"exited with {code}"
-        return f"process {self.name} {how}"
+        why = f": {self.error.text.strip().splitlines()[-1]}" if self.error is not None else ""
+        return f"process {self.name} {how}{why}"
 
 
 class Supervisor(EventLoopObject):
@@ -82,7 +83,8 @@ class Supervisor(EventLoopObject):
             process.join(max(0.0, deadline - time.monotonic()))
         killed = [process for process in self._running if process.is_alive()]
         for process in killed:
-            log.error(f"Process {process.name} did not stop, killing it")
+            where = f"; its threads were here:\n{process.stacks()}" if timeout_sec > 0 else ""
+            log.error(f"Process {process.name} did not stop, killing it{where}")
             process.kill()
         for process in killed:
             process.join(_KILL_TIMEOUT_SEC)

@@ -72,5 +72,13 @@ EXPERIMENT = Section(
             extension=True,
             per_run=True,
         ),
+        Flag(
+            "unsafe_load",
+            str2bool,
+            False,
+            "Load checkpoints that hold pickled objects, which may run any code. Only for files of people you trust.",
+            extension=True,
+            per_run=True,
+        ),
     ),
 )

@@ -141,6 +141,25 @@ _OPTIMISER = (
         choices=("none", "bf16", "tf32"),
         extension=True,
     ),
+    Flag(
+        "max_skipped_updates",
+        int,
+        20,
+        "Updates whose gradient is not finite are skipped; after this many in a row the policy goes back to its newest "
+        "good checkpoint.",
+        bounds=at_least(1),
+        extension=True,
+        quantity=True,
+    ),
+    Flag(
+        "max_rollbacks",
+        int,
+        3,
+        "How often a policy may go back to a checkpoint because it diverged; the next time ends the run. 0: never.",
+        bounds=at_least(0),
+        extension=True,
+        quantity=True,
+    ),
 )
 
 _NORMALISATION = (

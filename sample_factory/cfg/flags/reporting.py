@@ -117,6 +117,16 @@ _CHECKPOINTS = (
         quantity=True,
     ),
     Flag(
+        "save_fault_timeout",
+        int,
+        1800,
+        "Seconds for which checkpoints may fail to be written (disk full, folder lost). Training goes on meanwhile and "
+        "saving is tried again; after that the run ends with exit code 1.",
+        bounds=at_least(0),
+        extension=True,
+        quantity=True,
+    ),
+    Flag(
         "benchmark",
         str2bool,
         False,

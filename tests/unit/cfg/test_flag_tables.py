@@ -157,6 +157,10 @@ EVALUATION: list[tuple[str, str, Any, list[str] | None]] = [
 ]
 EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("allow_fresh_start", "bool", False, None),
+    ("unsafe_load", "bool", False, None),
+    ("max_skipped_updates", "int", 20, None),
+    ("max_rollbacks", "int", 3, None),
+    ("save_fault_timeout", "int", 1800, None),
     ("inference_placement", "str", "auto", ["auto", "separate", "rollout"]),
     ("fault_timeout", "int", 60, None),
     ("startup_timeout", "int", 300, None),

@@ -39,6 +39,10 @@ def test_configuration_has_all_keys_in_order() -> None:
     keys = list(vars(cfg))
     extensions = {
         "allow_fresh_start",
+        "unsafe_load",
+        "max_skipped_updates",
+        "max_rollbacks",
+        "save_fault_timeout",
         "fault_timeout",
         "inference_placement",
         "startup_timeout",

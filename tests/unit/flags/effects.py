@@ -8,7 +8,10 @@ _SAMPLING = "tests/unit/flags/test_sampling_flags.py"
 _RUNNER = "tests/unit/flags/test_runner_flags.py"
 _PBT = "tests/unit/flags/test_pbt_flags.py"
 _EVALUATION = "tests/unit/flags/test_evaluation_flags.py"
+_PERSISTENCE = "tests/unit/learning/test_learner_persistence.py"
+_DIVERGENCE = "tests/unit/learning/test_divergence.py"
 _RUN = "tests/integration/test_flag_effects.py"
+_FAULTS = "tests/unit/sampling/test_env_faults.py"
 _EPISODES = "tests/unit/evaluation/test_episode_stats.py"
 
 EFFECTS: dict[str, str] = {
@@ -21,7 +24,8 @@ EFFECTS: dict[str, str] = {
     "restart_behavior": f"{_RUNNER}::test_restart_behavior",
     "device": f"{_RUN}::test_device_gpu_without_a_gpu",
     "seed": f"{_RUN}::test_seed",
-    "allow_fresh_start": "tests/unit/learning/test_learner_persistence.py::test_q08_refuses_to_start_from_zero",
+    "allow_fresh_start": f"{_PERSISTENCE}::test_C2_refuses_to_start_from_zero",
+    "unsafe_load": f"{_PERSISTENCE}::test_C10_unsafe_load_is_a_decision_of_the_user",
     # Processes and data flow
     "num_policies": f"{_SAMPLING}::test_sampler_layout",
     "async_rl": f"{_SAMPLING}::test_rollout_and_async_rl",
@@ -67,6 +71,8 @@ EFFECTS: dict[str, str] = {
     "lr_adaptive_min": f"{_LEARNING}::test_lr_schedule_flags",
     "lr_adaptive_max": f"{_LEARNING}::test_lr_schedule_flags",
     "mixed_precision": f"{_LEARNING}::test_mixed_precision",
+    "max_skipped_updates": f"{_DIVERGENCE}::test_L3_many_bad_gradients_in_a_row_roll_back",
+    "max_rollbacks": f"{_DIVERGENCE}::test_L3_rollbacks_are_limited",
     "obs_subtract_mean": f"{_MODEL}::test_obs_subtract_mean_and_scale",
     "obs_scale": f"{_MODEL}::test_obs_subtract_mean_and_scale",
     "normalize_input": f"{_MODEL}::test_normalize_input_and_keys",
@@ -80,6 +86,10 @@ EFFECTS: dict[str, str] = {
     "default_niceness": f"{_RUN}::test_default_niceness_and_affinity",
     "fault_timeout": f"{_RUNNER}::test_fault_timeout",
     "startup_timeout": f"{_RUNNER}::test_startup_timeout",
+    "env_timeout": "tests/faults/test_workers.py::test_E6_hanging_environment_is_found_and_its_worker_replaced",
+    "max_env_rebuilds": f"{_FAULTS}::test_E4_failures_in_a_row_beyond_the_budget_are_raised",
+    "max_worker_restarts": "tests/faults/test_workers.py::test_E8_run_ends_when_workers_keep_dying",
+    "bad_obs": f"{_FAULTS}::test_E9_bad_observation_is_repaired",
     # Logs, end of training, checkpoints
     "log_to_file": f"{_RUN}::test_tracker_that_raises_and_no_log_file",
     "experiment_summaries_interval": f"{_RUNNER}::test_intervals",
@@ -98,6 +108,7 @@ EFFECTS: dict[str, str] = {
     "save_best_every_sec": f"{_RUNNER}::test_intervals",
     "save_best_metric": f"{_RUNNER}::test_save_best_metric_and_after",
     "save_best_after": f"{_RUNNER}::test_save_best_metric_and_after",
+    "save_fault_timeout": f"{_PERSISTENCE}::test_C6_lost_folder_ends_training_after_a_while",
     "benchmark": f"{_SAMPLING}::test_decorrelate_experience_and_benchmark",
     "ui": f"{_RUNNER}::test_ui",
     # Model

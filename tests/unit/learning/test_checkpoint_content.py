@@ -15,6 +15,7 @@ import torch
 
 from sample_factory.algo.learning import checkpoints as ckpt
 from sample_factory.algo.learning.checkpoints import CheckpointError, CheckpointStore
+from sample_factory.utils import checkpoint_files
 
 from .test_checkpoints import make_checkpoint, names, newest
 
@@ -28,11 +29,11 @@ def store(tmp_path: Path) -> CheckpointStore:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_non_finite_weights_are_never_saved(store: CheckpointStore, tmp_path: Path, bad: float) -> None:
+def test_L3_non_finite_weights_are_never_saved(store: CheckpointStore, tmp_path: Path, bad: float) -> None:
     store.save_latest(make_checkpoint(1))
     poisoned = make_checkpoint(2)
     poisoned["model"]["w"][1, 2] = bad
-    with pytest.raises(ckpt.NonFiniteWeightsError, match="w"):
+    with pytest.raises(ckpt.NonFiniteStateError, match="w"):
         store.save_latest(poisoned)
     assert names(tmp_path) == ["checkpoint_000000001_100.pth"]
 
@@ -45,7 +46,7 @@ class _Malicious:
         return (os.mkdir, (str(self.marker),))
 
 
-def test_malicious_pickle_never_runs(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C10_malicious_pickle_never_runs(store: CheckpointStore, tmp_path: Path) -> None:
     store.save_latest(make_checkpoint(1))
     marker = tmp_path / "owned"
     evil = make_checkpoint(2, payload=_Malicious(marker))
@@ -68,7 +69,7 @@ def test_objects_that_could_not_be_loaded_again_are_refused_when_saving(store: C
 
 
 @pytest.mark.parametrize("module", ["numpy.core.multiarray", "numpy._core.multiarray"])
-def test_numpy_scalars_of_both_numpy_generations(store: CheckpointStore, tmp_path: Path, module: str) -> None:
+def test_C11_numpy_scalars_of_both_numpy_generations(store: CheckpointStore, tmp_path: Path, module: str) -> None:
     """The original stores `best_performance` as a NumPy float64 once a best model was saved."""
     path = tmp_path / "checkpoint_000000007_700.pth"
     torch.save(make_checkpoint(7) | {"best_performance": np.float64(22.6), "train_step": np.int64(7)}, path)
@@ -93,9 +94,9 @@ def _rename_pickled_module(path: Path, module: str) -> None:
 
 def test_numpy_object_scalars_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError):
-        ckpt._numeric_scalar(np.dtype("O"), b"12345678")
+        checkpoint_files._numeric_scalar(np.dtype("O"), b"12345678")
     with pytest.raises(CheckpointError):
-        ckpt._numeric_scalar(np.dtype("f8"), "text")
+        checkpoint_files._numeric_scalar(np.dtype("f8"), "text")
 
 
 def test_arrays_of_subclasses_are_kept(store: CheckpointStore) -> None:

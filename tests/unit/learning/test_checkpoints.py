@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import resource
 import subprocess
@@ -29,7 +31,8 @@ def make_checkpoint(train_step: int, env_steps: int | None = None, **extra: Any)
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(os.listdir(folder))
+    """Files and folders without the side files, whose presence is looked at apart."""
+    return sorted(name for name in os.listdir(folder) if not name.endswith(".sum"))
 
 
 def newest(store: CheckpointStore, kind: str = "latest") -> dict[str, Any] | None:
@@ -75,7 +78,7 @@ def test_best_is_exactly_one(store: CheckpointStore, tmp_path: Path) -> None:
     assert names(tmp_path) == ["best_000000009_900_reward_2.000.pth"]
 
 
-def test_q08_left_over_temporary_files_are_no_checkpoints(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C3_left_over_temporary_files_are_ignored_and_cleaned(store: CheckpointStore, tmp_path: Path) -> None:
     store.save_latest(make_checkpoint(1))
     for name in (
         "checkpoint_temp",
@@ -118,7 +121,7 @@ def test_q09_directory_with_a_checkpoint_name_is_left_alone(store: CheckpointSto
 
 
 @pytest.mark.parametrize("keep", [0, -3])
-def test_q09_keeping_no_checkpoint_keeps_the_newest(tmp_path: Path, keep: int) -> None:
+def test_C12_keeping_no_checkpoint_keeps_the_newest(tmp_path: Path, keep: int) -> None:
     store = CheckpointStore(str(tmp_path), keep)
     store.save_latest(make_checkpoint(1))
     store.save_latest(make_checkpoint(2))
@@ -143,7 +146,7 @@ def test_patterns_as_clients_use_them(store: CheckpointStore, tmp_path: Path) ->
     assert ckpt.list_checkpoints(str(tmp_path / "absent")) == []
 
 
-def test_going_back_supersedes_later_files(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C13_going_back_supersedes_later_files(store: CheckpointStore, tmp_path: Path) -> None:
     """C13: after a resume from the best (older) checkpoint, the new files count as newest and are not pruned away."""
     for step in (90, 100):
         store.save_latest(make_checkpoint(step))
@@ -159,6 +162,54 @@ def test_going_back_supersedes_later_files(store: CheckpointStore, tmp_path: Pat
     assert loaded is not None and loaded["train_step"] == 52
 
 
+def test_C13_newest_by_content_not_by_name(store: CheckpointStore, tmp_path: Path) -> None:
+    store.save_latest(make_checkpoint(5))
+    Path(store.save_latest(make_checkpoint(6))).rename(tmp_path / "checkpoint_000000002_200.pth")
+    torch.save(make_checkpoint(1), tmp_path / "checkpoint_000000099_9900.pth")
+    assert [ckpt.read_checkpoint(path, "cpu")["train_step"] for path in store.candidates("latest")] == [6, 5, 1]
+    loaded = ckpt.read_newest(ckpt.list_checkpoints(str(tmp_path)), "cpu")
+    assert loaded is not None and loaded["train_step"] == 6
+
+    store.save_latest(make_checkpoint(7))
+    assert names(tmp_path) == ["checkpoint_000000002_200.pth", "checkpoint_000000007_700.pth"]
+
+
+def test_C13_equal_names_replace_each_other(store: CheckpointStore) -> None:
+    store.save_latest(make_checkpoint(3, curr_lr=0.5))
+    store.save_latest(make_checkpoint(3, curr_lr=0.25))
+    loaded = newest(store)
+    assert loaded is not None and loaded["curr_lr"] == 0.25
+
+
+# --- side files ---
+
+
+def test_side_file_has_size_and_hash(store: CheckpointStore, tmp_path: Path) -> None:
+    path = Path(store.save_latest(make_checkpoint(1)))
+    side = json.loads((tmp_path / f".{path.name}.sum").read_text())
+    assert side == {"size": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+
+
+def test_side_files_come_and_go_with_their_checkpoints(store: CheckpointStore, tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        store.save_latest(make_checkpoint(step))
+    Path(store.save_best(make_checkpoint(3), "reward", 1.0)).unlink()
+    store.save_latest(make_checkpoint(4))
+    side_files = sorted(name for name in os.listdir(tmp_path) if name.endswith(".sum"))
+    assert side_files == [".checkpoint_000000003_300.pth.sum", ".checkpoint_000000004_400.pth.sum"]
+    assert not any(Path(name).match("checkpoint_*") for name in side_files), "the original must not see them"
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"size": "big", "sha256": 3}', '{"size": 1, "sha256": "x"}'])
+def test_side_file_alone_does_not_condemn_a_checkpoint(store: CheckpointStore, tmp_path: Path, content: str) -> None:
+    """The file may have been replaced on purpose, or the side file be the damaged one."""
+    path = Path(store.save_latest(make_checkpoint(1)))
+    (tmp_path / f".{path.name}.sum").write_text(content)
+    assert ckpt.read_checkpoint(str(path), "cpu")["train_step"] == 1
+    torch.save(make_checkpoint(1, curr_lr=0.125), path)
+    assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
+
+
 # --- damage ---
 
 
@@ -167,7 +218,7 @@ def cut_points(size: int) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("where", list(cut_points(0)))
-def test_q08_truncated_newest_falls_back_and_is_kept(store: CheckpointStore, tmp_path: Path, where: str) -> None:
+def test_C1_truncated_newest_falls_back_and_is_kept(store: CheckpointStore, tmp_path: Path, where: str) -> None:
     store.save_latest(make_checkpoint(1))
     path = Path(store.save_latest(make_checkpoint(2)))
     data = path.read_bytes()
@@ -181,7 +232,7 @@ def test_q08_truncated_newest_falls_back_and_is_kept(store: CheckpointStore, tmp
     assert (tmp_path / "checkpoint_000000001_100.pth").exists(), "the last good file must survive the next save"
 
 
-def test_flipped_bit_is_noticed(store: CheckpointStore) -> None:
+def test_C1_flipped_bit_is_noticed(store: CheckpointStore) -> None:
     path = Path(store.save_latest(make_checkpoint(2)))
     data = bytearray(path.read_bytes())
     start = bytes(data).index(torch.full([12], 2.0).numpy().tobytes())
@@ -191,7 +242,7 @@ def test_flipped_bit_is_noticed(store: CheckpointStore) -> None:
         ckpt.read_checkpoint(str(path), "cpu")
 
 
-def test_every_cut_is_detected(store: CheckpointStore) -> None:
+def test_C1_every_cut_is_detected(store: CheckpointStore) -> None:
     path = Path(store.save_latest(make_checkpoint(2)))
     data = path.read_bytes()
     for size in range(0, len(data), 97):
@@ -200,7 +251,7 @@ def test_every_cut_is_detected(store: CheckpointStore) -> None:
             ckpt.read_checkpoint(str(path), "cpu")
 
 
-def test_fallback_order(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C1_fallback_order(store: CheckpointStore, tmp_path: Path) -> None:
     store.save_milestone(make_checkpoint(1))
     store.save_best(make_checkpoint(2), "reward", 1.0)
     store.save_latest(make_checkpoint(3))
@@ -214,7 +265,7 @@ def test_fallback_order(store: CheckpointStore, tmp_path: Path) -> None:
     assert loaded is not None and loaded["train_step"] == 1
 
 
-def test_q08_loud_failure_when_nothing_loads(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C2_loud_failure_when_nothing_loads(store: CheckpointStore, tmp_path: Path) -> None:
     for step in (1, 2):
         Path(store.save_latest(make_checkpoint(step))).write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match=r"checkpoint_000000002_200\.pth(?s:.*)checkpoint_000000001_100\.pth"):
@@ -223,7 +274,7 @@ def test_q08_loud_failure_when_nothing_loads(store: CheckpointStore, tmp_path: P
     assert ckpt.read_newest([], "cpu") is None
 
 
-def test_unreadable_at_the_moment_is_not_called_corrupt(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C6_unreadable_at_the_moment_is_not_called_corrupt(store: CheckpointStore, tmp_path: Path) -> None:
     store.save_latest(make_checkpoint(1))
     store.save_latest(make_checkpoint(2))
 
@@ -246,7 +297,7 @@ class Crash(BaseException):
 
 @pytest.mark.parametrize("point", ["open", "fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Crash()], ids=["full", "killed"])
-def test_failure_at_any_point_leaves_a_good_newest(
+def test_C4_failure_at_any_point_leaves_a_good_newest(
     store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str, error: BaseException
 ) -> None:
     store.save_latest(make_checkpoint(1))
@@ -270,7 +321,7 @@ def test_failure_at_any_point_leaves_a_good_newest(
     assert names(tmp_path) == ["checkpoint_000000002_200.pth", "checkpoint_000000003_300.pth"]
 
 
-def test_disk_limit_in_the_middle_of_a_write(store: CheckpointStore, tmp_path: Path) -> None:
+def test_C5_disk_limit_in_the_middle_of_a_write(store: CheckpointStore, tmp_path: Path) -> None:
     """A real short write: the kernel refuses to let the file grow beyond 1 KB."""
     store.save_latest(make_checkpoint(1))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -286,7 +337,7 @@ def test_disk_limit_in_the_middle_of_a_write(store: CheckpointStore, tmp_path: P
     assert loaded is not None and loaded["train_step"] == 2
 
 
-def test_silent_corruption_on_write_is_noticed(
+def test_C4_silent_corruption_on_write_is_noticed(
     store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The older file is deleted only after the newer one was read back."""
@@ -304,7 +355,7 @@ def test_silent_corruption_on_write_is_noticed(
     assert names(tmp_path) == ["checkpoint_000000001_100.pth"]
 
 
-def test_process_killed_while_writing(tmp_path: Path) -> None:
+def test_C4_process_killed_while_writing(tmp_path: Path) -> None:
     """SIGKILL between write and rename: the next process finds the older file, and cleans up."""
     CheckpointStore(str(tmp_path), keep=2).save_latest(make_checkpoint(1))
     script = (

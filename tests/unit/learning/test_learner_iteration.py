@@ -1,4 +1,4 @@
-"""The course of an iteration: skipped updates, epochs, schedules, reports, hooks of subclasses."""
+"""The course of an iteration: epochs, schedules, reports, hooks of subclasses."""
 
 from __future__ import annotations
 
@@ -8,70 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from sample_factory.algo.learning.gradient_step import MAX_CONSECUTIVE_SKIPS, DivergedError, GradientStep
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 
-from .learner_setup import invalidate, make_batch, make_cfg, make_env_info, make_learner, weights
-
-# --- updates that must not happen ---
-
-
-class Exploding(Learner):
-    """Loss of NaN in the updates whose number is in ``bad``."""
-
-    bad: set[int] = set()
-    calls = 0
-
-    def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Any:
-        result = super()._calculate_losses(mb, num_invalids)
-        Exploding.calls += 1
-        if Exploding.calls - 1 not in Exploding.bad:
-            return result
-        distribution, policy_loss, *others = result
-        return distribution, policy_loss * float("nan"), *others
-
-
-@pytest.fixture
-def exploding(tmp_path: Path) -> Learner:
-    Exploding.calls = 0
-    return make_learner(make_cfg(tmp_path, "--num_epochs=2"), cls=Exploding)
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "lamb"])
-def test_non_finite_gradient_skips_the_step(tmp_path: Path, optimizer: str) -> None:
-    Exploding.calls, Exploding.bad = 0, {1}
-    learner = make_learner(make_cfg(tmp_path / "a", "--num_epochs=2", f"--optimizer={optimizer}"), cls=Exploding)
-    message = learner.train(make_batch(learner))
-    assert message is not None and message["train"]["num_skipped_sgd_steps"] == 1
-    assert learner.train_step == 1
-    Exploding.calls, Exploding.bad = 0, set()
-    clean = make_learner(make_cfg(tmp_path / "b", "--num_epochs=1", f"--optimizer={optimizer}"), cls=Exploding)
-    clean.train(make_batch(clean))
-    for name, value in weights(clean).items():
-        assert torch.equal(value, weights(learner)[name]), name
-    assert learner.save()
-
-
-def test_many_non_finite_gradients_in_a_row_end_the_run(exploding: Learner) -> None:
-    Exploding.bad = set(range(1000))
-    before = weights(exploding)
-    with pytest.raises(DivergedError, match="--learning_rate"):
-        for _ in range(MAX_CONSECUTIVE_SKIPS):
-            exploding.train(make_batch(exploding))
-    assert Exploding.calls == MAX_CONSECUTIVE_SKIPS
-    for name, value in weights(exploding).items():
-        assert torch.equal(value, before[name]), name
-    assert exploding.save(), "the emergency checkpoint holds the finite weights"
-
-
-def test_single_bad_steps_are_forgiven(exploding: Learner) -> None:
-    Exploding.bad = set(range(0, 200, 2))
-    for _ in range(MAX_CONSECUTIVE_SKIPS + 5):
-        exploding.train(make_batch(exploding))
-    assert exploding.train_step == MAX_CONSECUTIVE_SKIPS + 5
-
+from .learner_setup import invalidate, make_batch, make_cfg, make_env_info, make_learner
 
 # --- epochs and schedules ---
 
@@ -202,28 +143,3 @@ def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: 
     learner.last_summary_time = 1e12
     assert learner.train(make_batch(learner)) is not None
     assert len(reads) == 1
-
-
-def test_skipping_decided_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The path of fused CUDA optimisers, which the CPU's fused Adam supports as well: same weights, same counters."""
-    results = []
-    for on_device in (False, True):
-        monkeypatch.setattr(GradientStep, "decides_on_device", on_device)
-        Exploding.calls, Exploding.bad = 0, {0, 2, 3}
-        cfg = make_cfg(tmp_path / str(on_device), "--num_epochs=3", "--num_batches_per_epoch=2")
-        learner = make_learner(cfg, cls=Exploding)
-        message = learner.train(make_batch(learner))
-        assert message is not None and message["train"]["num_skipped_sgd_steps"] == 3
-        assert learner.train_step == 3
-        results.append(learner._get_checkpoint_dict())
-    for section in ("model", "optimizer"):
-        assert str(results[0][section]) == str(results[1][section])
-
-
-def test_divergence_is_noticed_when_the_device_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(GradientStep, "decides_on_device", True)
-    Exploding.calls, Exploding.bad = 0, set(range(1000))
-    learner = make_learner(make_cfg(tmp_path), cls=Exploding)
-    with pytest.raises(DivergedError):
-        for _ in range(MAX_CONSECUTIVE_SKIPS):
-            learner.train(make_batch(learner))

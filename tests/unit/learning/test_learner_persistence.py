@@ -18,7 +18,7 @@ from gymnasium import spaces
 
 from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.learning.learner import Learner, model_initialization_data
-from sample_factory.algo.learning.persistence import MAX_FAILED_SAVES
+from sample_factory.utils import durable_files
 from sample_factory.utils.attr_dict import AttrDict
 
 from .learner_setup import checkpoint_folder, make_batch, make_cfg, make_env_info, make_learner
@@ -27,7 +27,7 @@ FIXTURES = Path(__file__).parents[2] / "fixtures" / "checkpoints"
 
 
 def names(path: Path) -> list[str]:
-    return sorted(os.listdir(path))
+    return sorted(name for name in os.listdir(path) if not name.endswith(".sum"))
 
 
 def assert_same_state(a: Any, b: Any, path: str = "") -> None:
@@ -79,14 +79,15 @@ def test_resume_is_exact(tmp_path: Path, optimizer: str, schedule: str) -> None:
     assert_same_state(resumed._get_checkpoint_dict(), learner._get_checkpoint_dict())
 
 
-def test_checkpoint_has_exactly_the_six_keys_in_plain_types(tmp_path: Path) -> None:
+def test_checkpoint_has_the_six_keys_of_the_original_and_two_more_in_plain_types(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     learner.save_best(0, "reward", np.float64(3.25))
     learner.save()
     path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
     checkpoint = torch.load(path, weights_only=True)  # no safe globals needed
-    assert list(checkpoint) == ["train_step", "env_steps", "best_performance", "model", "optimizer", "curr_lr"]
+    original = ["train_step", "env_steps", "best_performance", "model", "optimizer", "curr_lr"]
+    assert list(checkpoint) == [*original, "run_state", "cfg"]
     assert [type(checkpoint[key]) for key in ("train_step", "env_steps", "best_performance", "curr_lr")] == [
         int,
         int,
@@ -159,10 +160,21 @@ def test_milestones_are_kept(tmp_path: Path) -> None:
     assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000003_96.pth", "milestones"]
 
 
+def test_best_score_of_a_file_saved_after_the_checkpoint_counts(tmp_path: Path) -> None:
+    """A run that was killed between both must not replace the best policy by a worse one."""
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    assert learner.save_best(0, "reward", 7.5)
+    resumed = make_learner(make_cfg(tmp_path))
+    assert resumed.best_performance == 7.5 and not resumed.save_best(0, "reward", 6.0)
+    assert make_learner(make_cfg(tmp_path, "--save_best_metric=len")).best_performance == -1e9
+
+
 # --- damage ---
 
 
-def test_q08_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
+def test_C1_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     for seed in range(2):
         learner.train(make_batch(learner, seed))
@@ -182,7 +194,7 @@ def test_q08_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
     ]
 
 
-def test_q08_refuses_to_start_from_zero(tmp_path: Path) -> None:
+def test_C2_refuses_to_start_from_zero(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     learner.save()
@@ -199,7 +211,21 @@ def test_q08_refuses_to_start_from_zero(tmp_path: Path) -> None:
     assert make_learner(make_cfg(tmp_path)).train_step == 0
 
 
-def test_full_disk_does_not_end_training(tmp_path: Path) -> None:
+def test_C10_unsafe_load_is_a_decision_of_the_user(tmp_path: Path) -> None:
+    """A checkpoint that holds a pickled object: refused, unless its author is trusted explicitly (--unsafe_load)."""
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
+    torch.save(torch.load(path) | {"created_by": Path("somewhere")}, path)
+    with pytest.raises(CheckpointError, match="--unsafe_load=True"):
+        make_learner(make_cfg(tmp_path))
+    assert make_learner(make_cfg(tmp_path, "--unsafe_load=True")).train_step == 1
+    with pytest.raises(CheckpointError):
+        make_learner(make_cfg(tmp_path))
+
+
+def test_C5_full_disk_does_not_end_training(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
     assert learner.save()
@@ -217,17 +243,23 @@ def test_full_disk_does_not_end_training(tmp_path: Path) -> None:
     assert learner.save() and learner.save_best(0, "reward", 5.0)
 
 
-def test_lost_folder_ends_training_after_a_while(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
+def test_C6_lost_folder_ends_training_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--save_fault_timeout=60"))
     shutil.rmtree(tmp_path / "test")
     (tmp_path / "test").write_text("a file where the experiment folder was")
-    for _ in range(MAX_FAILED_SAVES - 1):
+    now = 100.0
+    monkeypatch.setattr(durable_files.time, "monotonic", lambda: now)
+    for _ in range(20):
         assert not learner.save()
-    with pytest.raises(CheckpointError, match="times in a row"):
+    assert learner.train(make_batch(learner)) is not None, "nothing in memory is lost"
+    now += 60
+    assert not learner.save(), "the limit is not exceeded yet"
+    now += 0.5
+    with pytest.raises(CheckpointError, match="--save_fault_timeout=60"):
         learner.save()
 
 
-def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
+def test_L3_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.save()
     learner.train(make_batch(learner))
@@ -237,7 +269,7 @@ def test_non_finite_weights_are_not_saved(tmp_path: Path) -> None:
     assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000000_0.pth"]
 
 
-def test_other_architecture_lists_the_differences(tmp_path: Path) -> None:
+def test_C8_other_architecture_lists_the_differences(tmp_path: Path) -> None:
     make_learner(make_cfg(tmp_path)).save()
     with pytest.raises(ValueError, match=r"critic_linear\.weight: checkpoint \(1, 8\), this model \(1, 16\)"):
         make_learner(make_cfg(tmp_path, "--encoder_mlp_layers", "16"))
@@ -262,7 +294,7 @@ def fixture_env_info(name: str) -> Any:
 
 
 @pytest.mark.parametrize("name", ["gru_discrete", "mlp_continuous_fixedstd", "dict_tuple", "pix_atari"])
-def test_resume_from_a_checkpoint_of_the_original(tmp_path: Path, name: str) -> None:
+def test_C11_resume_from_a_checkpoint_of_the_original(tmp_path: Path, name: str) -> None:
     """All counters continue, the optimiser has its moments, and training goes on."""
     shutil.copytree(FIXTURES / name / "checkpoint_p0", tmp_path / name / "checkpoint_p0")
     saved_cfg = json.loads((FIXTURES / name / "config.json").read_text())

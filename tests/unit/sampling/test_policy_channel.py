@@ -104,3 +104,35 @@ def test_wake_up_returns_when_rung_and_swallows_extra_rings():
 @pytest.mark.parametrize("serial", [True, False])
 def test_waiting_for_nobody_ends_with_the_timeout(serial):
     WakeUp(get_mp_ctx(serial)).wait(timeout_sec=0.0)
+
+
+def test_late_answer_to_a_dead_worker_is_none_to_its_successor():
+    channel = make_channel()
+    channel.post_request(1, 0, [0], 5, 7, partial=False)
+    late = channel.pending_requests(0, channel.inference_worker_for(1))
+    channel.forget_requests(1)
+    assert channel.is_answered(1, 0, [0])
+    channel.post_request(1, 0, [0], 6, 0, partial=False)
+    channel.answer(0, late)
+    assert not channel.is_answered(1, 0, [0])
+    assert channel.pending_requests(0, channel.inference_worker_for(1)) == [PolicyRequest(1, 0, 6, 0, False, 2)]
+
+
+def test_requests_of_one_worker_are_forgotten_not_those_of_others():
+    channel = make_channel()
+    for worker_idx in range(4):
+        channel.post_request(worker_idx, 1, [0, 1], worker_idx, 0, partial=True)
+    channel.forget_requests(2)
+    pending = {request.worker_idx for p in range(2) for i in range(2) for request in channel.pending_requests(p, i)}
+    assert pending == {0, 1, 3}
+
+
+def test_blocks_lost_with_a_worker_are_free_again():
+    channel = make_channel()
+    for block_idx in (3, 4, 5, 6):
+        channel.hold_block(0, block_idx)
+    channel.hold_block(1, 5)
+    assert channel.release_blocks_except(0, range(4, 8), needed={6}) == 2  # 4 and 5; 3 belongs to somebody else
+    assert [block_idx for block_idx in range(8) if not channel.is_free(block_idx)] == [3, 5, 6]
+    assert channel.release_blocks_except(1, range(4, 8), needed=set()) == 1
+    assert channel.num_free_blocks() == 14
