@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, is_held_by_this_process
+from sample_factory.algo.runners.resources import raise_soft_limits
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.resume_check import ResumeCheck
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
@@ -100,6 +101,7 @@ class _Start:
         if removed:
             log.info(f"Removed {len(removed)} names that killed runs left in shared memory")
         self._cfg, self._runner = make_runner(self._cfg)
+        raise_soft_limits()
         start_servers()
         self._runner.use_signals(self._signals)
         status = self._runner.init()

@@ -45,7 +45,7 @@ def test_R1_shared_memory_is_too_small(start_run):
 @pytest.mark.skipif(not can_mount(), reason="mount namespaces are not permitted here")
 def test_R1_shared_memory_that_suffices(start_run):
     """What was counted is enough: the run trains to its end in exactly such a memory."""
-    run = start_run("--train_for_env_steps=100000", prefix=small_shared_memory("40m"))
+    run = start_run("--train_for_env_steps=100000", prefix=small_shared_memory("1m"))
     run.finish()
     run.assert_clean_end(0, "train_for_env_steps")
 

@@ -97,8 +97,9 @@ def fingerprint(folder: Path) -> dict[str, str]:
     """Every file, folder and link below, with its content."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        content = os.readlink(path) if path.is_symlink() else path.read_text() if path.is_file() else "folder"
-        found[str(path.relative_to(folder))] = hashlib.sha256(content.encode()).hexdigest()
+        is_link = path.is_symlink()
+        content = os.readlink(path).encode() if is_link else path.read_bytes() if path.is_file() else b"folder"
+        found[str(path.relative_to(folder))] = hashlib.sha256(content).hexdigest()
     return found
 
 

@@ -114,6 +114,25 @@ def test_S2_run_that_cannot_save_everything_is_a_failure(start_run):
     run.assert_clean_end(1, "SIGTERM; killed .*rollout_proc0")
 
 
+@thorough
+@pytest.mark.parametrize("component", ["Worker 1", "LearnerWorker_p0"])
+def test_S2_sigterm_to_one_child_is_its_crash(start_run, component):
+    """A worker is replaced. Without the learner nothing can go on; it has saved."""
+    run = start_run()
+    run.wait_for_training()
+    os.kill(run.pid_of(f"{component} started|{component} uses"), signal.SIGTERM)
+    if component == "LearnerWorker_p0":
+        run.finish(30)
+        run.assert_clean_end(1, "learner_proc0")
+        return
+    run.wait_for("Lost a worker: process rollout_proc1")
+    run.wait_for("Total num frames", start=len(run.lines))
+    run.send(signal.SIGTERM)
+    run.finish(20)
+    run.assert_clean_end(143, "^SIGTERM$")
+    assert run.result()["faults"] == {"worker_restarts": 1}
+
+
 # --- S4: closed terminal, closed output, no terminal ---
 
 

@@ -19,6 +19,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from sample_factory.algo.utils import message_queue
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.shared_buffers import rollouts_per_iteration, trajectory_layout
 from sample_factory.algo.utils.topology import sampling_topology
@@ -30,13 +31,17 @@ from sample_factory.utils.utils import log
 SHARED_MEMORY_DIR = "/dev/shm"
 _CGROUP_DIR = "/sys/fs/cgroup"
 
-_QUEUE_BYTES = 5_000_000  # of one event loop; pages are taken when messages first reach them
+# Queues in shared memory, where there are no sockets for them; pages are taken when messages first reach them.
+_QUEUE_BYTES = 0 if message_queue.is_supported() else 5_000_000
 _MIN_TENSOR_BYTES = 4096  # a page
+_OTHER_TENSORS = 20  # words of the policy channel, versions, life signs: a page each
 
 # Counted in runs: open files of the main process, and threads of each process.
-_FILES_OF_ANY_RUN = 20
-_FILES_PER_PROCESS = 8
+_FILES_OF_ANY_RUN = 30
+_FILES_PER_PROCESS = 10
 _THREADS_PER_PROCESS = 4
+_SOFT_LIMIT_OF_FILES = 4096
+_NAME_OF_LIMIT = {resource.RLIMIT_NOFILE: "open files", resource.RLIMIT_NPROC: "processes"}
 _SERVER_PROCESSES = 3  # resource tracker, fork server, test instance of the environment
 
 
@@ -46,7 +51,7 @@ class ResourceError(RuntimeError):
 
 @dataclass(frozen=True)
 class ResourceNeeds:
-    """``shared_bytes``: trajectories and queues, without weights. ``files``: open files of the main process."""
+    """``shared_bytes``: trajectories (and queues), without weights. ``files``: open files of the main process."""
 
     shared_bytes: int
     files: int
@@ -65,7 +70,7 @@ class ResourceNeeds:
         tensors = sum(max(_MIN_TENSOR_BYTES, rows * (cfg.rollout + 1) * size) for size in step_bytes)
         num_queues = 1 + cfg.num_policies + workers
         return cls(
-            shared_bytes=tensors + num_queues * _QUEUE_BYTES,
+            shared_bytes=tensors + _OTHER_TENSORS * _MIN_TENSOR_BYTES + num_queues * _QUEUE_BYTES,
             files=_FILES_OF_ANY_RUN + len(step_bytes) + _FILES_PER_PROCESS * workers,
             processes=workers + _SERVER_PROCESSES,
         )
@@ -79,6 +84,20 @@ def _bytes_per_step(cfg: Config, env_info: EnvInfo) -> Iterator[int]:
     for field in trajectory_layout(env_info, get_rnn_size(cfg)):
         dtype = field.dtype if isinstance(field.dtype, torch.dtype) else to_torch_dtype(field.dtype)
         yield dtype.itemsize * prod(d for d in field.shape if d)
+
+
+def raise_soft_limits() -> None:
+    """Before any process is started, because all of them inherit the limits of this moment from the fork server."""
+    for kind in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC):
+        soft, hard = resource.getrlimit(kind)
+        if soft == resource.RLIM_INFINITY or (kind == resource.RLIMIT_NOFILE and soft >= _SOFT_LIMIT_OF_FILES):
+            continue
+        # Not without limit: programs that close every possible file when they start another one would take minutes.
+        wanted = _SOFT_LIMIT_OF_FILES if kind == resource.RLIMIT_NOFILE else hard
+        wanted = wanted if hard == resource.RLIM_INFINITY else min(hard, wanted)
+        if wanted != soft:
+            log.info(f"Raising the soft limit of {_NAME_OF_LIMIT[kind]} from {soft} to {wanted}")
+            resource.setrlimit(kind, (wanted, hard))
 
 
 def check_resources(cfg: Config, env_info: EnvInfo) -> None:
@@ -162,7 +181,7 @@ def _raised_limit(kind: int, needed: int) -> int | None:
         return hard
     # Environments open files of their own; more than the hard limit is not to be had.
     wanted = 2 * needed if hard == resource.RLIM_INFINITY else min(hard, 2 * needed)
-    log.info(f"Raising the soft limit of {'open files' if kind == resource.RLIMIT_NOFILE else 'processes'} to {wanted}")
+    log.info(f"Raising the soft limit of {_NAME_OF_LIMIT[kind]} to {wanted}")
     resource.setrlimit(kind, (wanted, hard))
     return None
 

@@ -17,6 +17,7 @@ from sample_factory.algo.runners.resources import (
     check_resources,
     check_room_for_weights,
     check_shared_memory,
+    raise_soft_limits,
     require_open_files,
     require_processes,
 )
@@ -79,6 +80,7 @@ def cfg():
 def test_R1_missing_shared_memory_names_the_flags(cfg, monkeypatch):
     stats = SimpleNamespace(f_bavail=64 * 2**20 // 4096, f_frsize=4096)
     monkeypatch.setattr(os, "statvfs", lambda _: stats)
+    cfg.num_envs_per_worker = 10_000
     with pytest.raises(ResourceError, match=r"64\.0 MiB free in /dev/shm.*--num_workers=30.*--shm-size=1g"):
         check_resources(cfg, env_info_of(cfg))
     with pytest.raises(ResourceError, match="--num_policies=1"):
@@ -103,6 +105,27 @@ def test_R2_soft_limit_of_files_is_raised(cfg, monkeypatch):
     assert new[1:] == [(resource.RLIMIT_NOFILE, (4096, 4096))]
     with pytest.raises(ResourceError, match=r"4097 needed, the hard limit is 4096.*--num_workers=30"):
         require_open_files(4097, cfg)
+
+
+@pytest.mark.parametrize(
+    ("kind", "before", "after"),
+    [
+        (resource.RLIMIT_NOFILE, (256, 100_000), 4096),
+        (resource.RLIMIT_NOFILE, (256, 1000), 1000),
+        (resource.RLIMIT_NOFILE, (256, resource.RLIM_INFINITY), 4096),
+        (resource.RLIMIT_NOFILE, (5000, 100_000), None),
+        (resource.RLIMIT_NPROC, (256, 1000), 1000),
+        (resource.RLIMIT_NPROC, (1000, 1000), None),
+    ],
+)
+def test_R2_soft_limits_are_raised_before_processes_inherit_them(monkeypatch, kind, before, after):
+    other = {resource.RLIMIT_NOFILE: resource.RLIMIT_NPROC, resource.RLIMIT_NPROC: resource.RLIMIT_NOFILE}[kind]
+    new = []
+    endless = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    monkeypatch.setattr(resource, "getrlimit", lambda which: endless if which == other else before)
+    monkeypatch.setattr(resource, "setrlimit", lambda which, value: new.append((which, value)))
+    raise_soft_limits()
+    assert new == ([] if after is None else [(kind, (after, before[1]))])
 
 
 def test_R2_unlimited_hard_limit(cfg, monkeypatch):
