@@ -243,6 +243,15 @@ def test_C5_full_disk_does_not_end_training(tmp_path: Path) -> None:
     assert learner.save() and learner.save_best(0, "reward", 5.0)
 
 
+def test_C6_vanished_folder_is_made_again(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    shutil.rmtree(tmp_path / "test")
+    assert learner.save(), "this state was saved before, but the file is gone"
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000001_32.pth"]
+
+
 def test_C6_lost_folder_ends_training_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make_learner(make_cfg(tmp_path, "--save_fault_timeout=60"))
     shutil.rmtree(tmp_path / "test")
