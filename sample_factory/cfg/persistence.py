@@ -137,6 +137,8 @@ def save_config(cfg: Config, path: str | os.PathLike[str]) -> None:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(target, text.encode())
+    for left_over in target.parent.glob(f".{target.name}.*.tmp"):  # of processes that were killed
+        left_over.unlink(missing_ok=True)
 
 
 def complete_cfg(cfg: Config) -> AttrDict:

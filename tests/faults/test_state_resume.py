@@ -1,9 +1,11 @@
-"""Rows C2, C7, C8, C13 through whole runs: what a start makes of damaged or foreign state."""
+"""Rows C2, C7, C8, C10, C13 through whole runs: what a start makes of damaged or foreign state."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,8 @@ from sample_factory.algo.learning.checkpoints import CheckpointError, list_check
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.errors import ConfigError
+from sample_factory.enjoy import enjoy
+from sample_factory.huggingface import huggingface_utils
 from sample_factory.train import run_rl
 from tests.integration.harness import SERIAL, TINY, checkpoints, experiment, parse, result_of, train
 
@@ -167,3 +171,34 @@ def test_serial_resume_is_reproducible_and_does_not_repeat_random_numbers(tmp_pa
             assert state["state"]["inc"] == streams[name]["state"]["inc"]
     assert ends[0]["run_state"]["random"]["components"]["actions/0/0"] != streams["actions/0/0"]
     assert list_checkpoints(str(experiment(first) / "checkpoint_p0"))
+
+
+# --- C10 ---
+
+
+class RunsCode:
+    def __init__(self, marker) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+def test_C10_downloaded_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    """From the hub into the train dir, then trained on and evaluated: refused with exit code 1 by both."""
+    assert train(tmp_path, *SHORT)[0] == ExperimentStatus.SUCCESS
+    marker = tmp_path / "owned"
+
+    def snapshot_download(repo_id, local_dir):
+        shutil.copytree(experiment(tmp_path), local_dir)
+        for path in list_checkpoints(f"{local_dir}/checkpoint_p0"):
+            torch.save(torch.load(path, weights_only=True) | {"payload": RunsCode(marker)}, path)
+
+    hub = SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setattr(huggingface_utils, "import_hub", lambda: hub)
+    target = tmp_path / "downloaded"
+    huggingface_utils.load_from_hf(str(target), "somebody/test")
+    assert run_rl(parse(target, *TINY, *SHORT)) == ExperimentStatus.FAILURE
+    with pytest.raises(CheckpointError, match="--unsafe_load=True"):
+        enjoy(parse(target, "--device=cpu", "--no_render", "--max_num_episodes=1", evaluation=True))
+    assert not marker.exists()

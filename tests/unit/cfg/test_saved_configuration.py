@@ -214,6 +214,13 @@ def test_new_experiments_use_the_new_configuration(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_C3_left_over_temporary_files_are_cleaned(tmp_path: Path) -> None:
+    path = first_run(tmp_path)
+    (path.parent / ".config.json.4242.tmp").write_text("{")
+    save_config(parse(tmp_path), path)
+    assert os.listdir(path.parent) == ["config.json"]
+
+
 @pytest.mark.parametrize("text", ["", '{"env": "e", "rollo', "[1]", "\xff"], ids=["empty", "cut", "list", "bytes"])
 def test_c07_a_broken_file_is_named_with_a_repair(tmp_path: Path, text: str) -> None:
     path = first_run(tmp_path)

@@ -200,7 +200,9 @@ class Malicious:
 
 
 @pytest.mark.parametrize("content", ["malicious", "truncated", "other_version", "other_type"])
-def test_bad_cache_runs_no_code_and_is_ignored(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_C10_bad_cache_runs_no_code_and_is_ignored(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     marker = tmp_path / "code_was_run"
     monkeypatch.setenv("SF_TEST_MARKER", str(marker))
     info = extract_env_info(BatchedVecEnv(CountingEnv()), make_cfg())

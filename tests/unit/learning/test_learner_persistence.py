@@ -243,6 +243,15 @@ def test_C5_full_disk_does_not_end_training(tmp_path: Path) -> None:
     assert learner.save() and learner.save_best(0, "reward", 5.0)
 
 
+def test_C6_vanished_folder_is_made_again(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    learner.save()
+    shutil.rmtree(tmp_path / "test")
+    assert learner.save(), "this state was saved before, but the file is gone"
+    assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000001_32.pth"]
+
+
 def test_C6_lost_folder_ends_training_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     learner = make_learner(make_cfg(tmp_path, "--save_fault_timeout=60"))
     shutil.rmtree(tmp_path / "test")
@@ -282,7 +291,7 @@ def test_C8_other_architecture_lists_the_differences(tmp_path: Path) -> None:
 
 def fixture_env_info(name: str) -> Any:
     box = spaces.Box
-    if name == "gru_discrete":
+    if name in ("gru_discrete", "lamb_discrete"):
         return make_env_info(spaces.Discrete(2))
     if name == "mlp_continuous_fixedstd":
         return make_env_info(box(-2, 2, (1,), np.float32), spaces.Dict(obs=box(-8, 8, (3,), np.float32)))
@@ -293,9 +302,14 @@ def fixture_env_info(name: str) -> Any:
     return make_env_info(spaces.Discrete(4), spaces.Dict(obs=box(0, 255, (4, 84, 84), np.uint8)))
 
 
-@pytest.mark.parametrize("name", ["gru_discrete", "mlp_continuous_fixedstd", "dict_tuple", "pix_atari"])
+@pytest.mark.parametrize(
+    "name", ["gru_discrete", "lamb_discrete", "mlp_continuous_fixedstd", "dict_tuple", "pix_atari"]
+)
 def test_C11_resume_from_a_checkpoint_of_the_original(tmp_path: Path, name: str) -> None:
-    """All counters continue, the optimiser has its moments, and training goes on."""
+    """All counters continue, the optimiser (Adam, in one case LAMB) has its moments, and training goes on.
+
+    The one with LAMB was written under NumPy 1 and holds its best score as a NumPy number.
+    """
     shutil.copytree(FIXTURES / name / "checkpoint_p0", tmp_path / name / "checkpoint_p0")
     saved_cfg = json.loads((FIXTURES / name / "config.json").read_text())
     cfg = make_cfg(tmp_path)
