@@ -10,7 +10,6 @@ from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, is_held_by_this_process
 from sample_factory.algo.runners.resources import raise_soft_limits
 from sample_factory.algo.runners.result import RunResult
-from sample_factory.algo.runners.resume_check import ResumeCheck
 from sample_factory.algo.runners.runner import EXIT_CODE_BAD_CONFIG, Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
@@ -47,7 +46,6 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 
     runner = SerialRunner(cfg) if cfg.serial_mode else ParallelRunner(cfg)
     runner.view = make_run_view(cfg)
-    runner.register_observer(ResumeCheck(cfg))
     if cfg.with_pbt:
         runner.register_observer(PopulationBasedTraining(runner.cfg, runner))
     return runner.cfg, runner

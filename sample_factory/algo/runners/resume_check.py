@@ -6,52 +6,30 @@ Otherwise every learner process would find out by itself, after the whole machin
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from sample_factory.algo.learning.checkpoints import CheckpointDict, CheckpointError, CheckpointStore, load_first
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.persistence import LearnerPersistence, architecture_differences
-from sample_factory.algo.runners.runner import AlgoObserver
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.flags import ALL_SECTIONS
-from sample_factory.cfg.persistence import cfg_dict, config_path
+from sample_factory.cfg.persistence import cfg_dict
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.checkpoint_files import CONFIG_KEY, trusting_files
-from sample_factory.utils.durable_files import write_atomically
 from sample_factory.utils.typing import Config, PolicyID
-from sample_factory.utils.utils import log
-
-if TYPE_CHECKING:
-    from sample_factory.algo.runners.runner import Runner
 
 _MAX_LISTED = 12
 _OTHER_MODEL_FLAGS = ("normalize_input", "normalize_input_keys", "normalize_returns")
 
 
-class ResumeCheck(AlgoObserver):
-    """Raises from ``Runner.init``: CheckpointError if nothing can be read, ConfigError if the model is another one."""
-
-    def __init__(self, cfg: Config) -> None:
-        self._config_path = config_path(cfg)
-        self._saved_config = _read_if_exists(self._config_path)
-
-    def on_init(self, runner: Runner) -> None:
-        assert runner.env_info is not None  # the runner asks the environment before it calls observers
-        try:
-            check_resume(runner.cfg, runner.env_info)
-        except ConfigError:
-            # The runner has just stored the flags that do not fit; with them the next start would fail as well.
-            if self._saved_config is not None:
-                write_atomically(self._config_path, self._saved_config)
-            raise
-
-
 def check_resume(cfg: Config, env_info: EnvInfo) -> None:
-    """Raises CheckpointError or ConfigError, see :class:`ResumeCheck`; renames damaged files to ``*.corrupt``."""
+    """Renames damaged files to ``*.corrupt``.
+
+    :raises CheckpointError: there are checkpoints and none can be read.
+    :raises ConfigError: the model is another one.
+    """
     model: torch.nn.Module | None = None
     for policy_id in range(cfg.num_policies):
         checkpoint = _newest_checkpoint(cfg, policy_id)
@@ -112,11 +90,3 @@ def _differing_flags(cfg: Config, checkpoint: CheckpointDict) -> list[str]:
     now = cfg_dict(cfg)
     differing = [name for name in names if name in saved and name in now and saved[name] != now[name]]
     return [f"--{name} (checkpoint: {saved[name]}, now: {now[name]})" for name in differing]
-
-
-def _read_if_exists(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        log.debug(f"No configuration to go back to: {exc}")
-        return None

@@ -28,6 +28,7 @@ from sample_factory.algo.runners.message_hub import MsgHandler, PolicyMsgHandler
 from sample_factory.algo.runners.periodic_duties import PeriodicDuties
 from sample_factory.algo.runners.resources import ResourceError, check_resources
 from sample_factory.algo.runners.result import RunResult
+from sample_factory.algo.runners.resume_check import check_resume
 from sample_factory.algo.runners.stop_conditions import reason_to_stop
 from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
 from sample_factory.algo.runners.termination import TerminationSignals
@@ -165,6 +166,7 @@ class Runner(PeriodicDuties, Configurable):
             check_resources(cfg, self.env_info)
         except ResourceError as exc:
             return self._fail_init(f"{exc}", ExperimentStatus.FAILURE)
+        check_resume(cfg, self.env_info)  # before the flags are stored: wrong ones would stop the next start as well
 
         log.debug(f"Starting experiment with the following configuration:\n{cfg_str(cfg)}")
         save_config(cfg, cfg_file(cfg))

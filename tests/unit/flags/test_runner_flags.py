@@ -16,7 +16,6 @@ from signal_slot.signal_slot import EventLoopObject, Timer
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners import heartbeats as heartbeats_module
 from sample_factory.algo.runners import runner as runner_module
-from sample_factory.algo.runners.resume_check import ResumeCheck
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
@@ -260,8 +259,8 @@ def test_serial_mode(runner_with: Any) -> None:
 
 def test_with_pbt(runner_with: Any) -> None:
     observers = runner_with("--with_pbt=True", "--num_policies=2").observers
-    assert [type(o) for o in observers] == [ResumeCheck, PopulationBasedTraining]
-    assert [type(o) for o in runner_with("--with_pbt=False", "--num_policies=2").observers] == [ResumeCheck]
+    assert [type(o) for o in observers] == [PopulationBasedTraining]
+    assert [type(o) for o in runner_with("--with_pbt=False", "--num_policies=2").observers] == []
 
 
 @pytest.mark.parametrize("ui, cls", [("none", SilentView), ("plain", PlainView), ("rich", LiveView)])
