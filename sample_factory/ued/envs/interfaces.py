@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
+import numpy as np
 from torch import Generator, Tensor
 
 from sample_factory.ued.envs.tensor_struct import TensorStruct
@@ -114,3 +115,17 @@ class EnvBuilder(Protocol):
     """How a registered environment is made from the options of its flags (without prefix)."""
 
     def __call__(self, **options: Any) -> UedEnv: ...
+
+
+class TeacherBuilder(Protocol):
+    """How a registered teacher environment is made. Sizes are copied from the student environment."""
+
+    def __call__(self, student_env: Any, /, **options: Any) -> TeacherEnv: ...
+
+
+class RenderableEnv(UedEnv[Levels, State], Protocol[Levels, State]):
+    """A student environment that can be drawn. Optional: nothing but pictures depends on it."""
+
+    def render(self, state: State, *, tile_px: int = 32, highlight: bool = True) -> np.ndarray:
+        """Pictures [B, height, width, 3] uint8; `highlight` shows what the agent sees, where that makes sense."""
+        ...
