@@ -5,9 +5,9 @@ Random numbers come only from the :class:`torch.Generator` that is passed in, so
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from torch import Generator, Tensor
@@ -15,6 +15,8 @@ from torch import Generator, Tensor
 from sample_factory.ued.envs.tensor_struct import TensorStruct
 
 Levels = TypeVar("Levels", bound=TensorStruct)
+LevelsOut = TypeVar("LevelsOut", bound=TensorStruct, covariant=True)
+LevelsIn = TypeVar("LevelsIn", bound=TensorStruct, contravariant=True)
 State = TypeVar("State", bound=TensorStruct)
 Observations = dict[str, Tensor]
 
@@ -79,7 +81,7 @@ class UedEnv(Protocol, Generic[Levels, State]):
         ...
 
 
-class TeacherEnv(Protocol, Generic[Levels, State]):
+class TeacherEnv(Protocol, Generic[LevelsOut, State]):
     """The environment in which a teacher builds one level per episode. All episodes have the same length."""
 
     num_actions: int
@@ -94,7 +96,7 @@ class TeacherEnv(Protocol, Generic[Levels, State]):
 
     def observe(self, state: State, generator: Generator) -> Observations: ...
 
-    def decode(self, state: State) -> Levels:
+    def decode(self, state: State) -> LevelsOut:
         """The levels that have been built."""
         ...
 
@@ -105,24 +107,19 @@ class Mutator(Protocol, Generic[Levels]):
         ...
 
 
-class Comparator(Protocol, Generic[Levels]):
-    def __call__(self, levels: Levels, others: Levels) -> Tensor:
+class Comparator(Protocol, Generic[LevelsIn]):
+    def __call__(self, levels: LevelsIn, others: LevelsIn) -> Tensor:
         """[len(levels), len(others)] bool: which are the same level."""
         ...
 
 
-class EnvBuilder(Protocol):
-    """How a registered environment is made from the options of its flags (without prefix)."""
-
-    def __call__(self, **options: Any) -> UedEnv: ...
-
-
-class TeacherBuilder(Protocol):
-    """How a registered teacher environment is made. Sizes are copied from the student environment."""
-
-    def __call__(self, student_env: Any, /, **options: Any) -> TeacherEnv: ...
+# How a registered environment is made from the options of its flags (names without prefix, all with defaults).
+EnvBuilder = Callable[..., UedEnv[Any, Any]]
+# The same for the teacher environment. Its first argument is the student environment, whose sizes it copies.
+TeacherBuilder = Callable[..., TeacherEnv[Any, Any]]
 
 
+@runtime_checkable
 class RenderableEnv(UedEnv[Levels, State], Protocol[Levels, State]):
     """A student environment that can be drawn. Optional: nothing but pictures depends on it."""
 

@@ -21,8 +21,8 @@ class UedEnvEntry:
     name: str
     builder: EnvBuilder
     teacher: TeacherBuilder | None
-    mutators: Mapping[str, Mutator]
-    comparators: Mapping[str, Comparator]
+    mutators: Mapping[str, Mutator[Any]]
+    comparators: Mapping[str, Comparator[Any]]
 
 
 _ENTRIES: dict[str, UedEnvEntry] = {}
@@ -33,8 +33,8 @@ def register_ued_env(
     builder: EnvBuilder,
     *,
     teacher: TeacherBuilder | None = None,
-    mutators: Mapping[str, Mutator] | None = None,
-    comparators: Mapping[str, Comparator] | None = None,
+    mutators: Mapping[str, Mutator[Any]] | None = None,
+    comparators: Mapping[str, Comparator[Any]] | None = None,
     override: bool = False,
 ) -> None:
     """Make `name` known.
@@ -68,14 +68,14 @@ def get_entry(name: str) -> UedEnvEntry:
     return _ENTRIES[name]
 
 
-def make_ued_env(name: str, **options: Any) -> UedEnv:
+def make_ued_env(name: str, **options: Any) -> UedEnv[Any, Any]:
     """Student environment `name`. `options` as its builder takes them, see :func:`env_options`."""
     entry = get_entry(name)
     _check_options(f"UED environment {name!r}", options, env_options(name))
     return entry.builder(**options)
 
 
-def make_teacher_env(name: str, student_env: UedEnv, **options: Any) -> TeacherEnv:
+def make_teacher_env(name: str, student_env: UedEnv[Any, Any], **options: Any) -> TeacherEnv[Any, Any]:
     """Environment of the teacher of `name`. Sizes come from `student_env`, the rest from `options`."""
     builder = _teacher_builder(name)
     _check_options(f"teacher of UED environment {name!r}", options, teacher_options(name))
@@ -98,12 +98,12 @@ def has_teacher(name: str) -> bool:
     return get_entry(name).teacher is not None
 
 
-def get_mutator(name: str, mutator_id: str = "default") -> Mutator:
+def get_mutator(name: str, mutator_id: str = "default") -> Mutator[Any]:
     """Mutation operator of environment `name`; ValueError if there is none of this id."""
     return _lookup("mutation operator", name, mutator_id, get_entry(name).mutators)
 
 
-def get_comparator(name: str, comparator_id: str = "default") -> Comparator:
+def get_comparator(name: str, comparator_id: str = "default") -> Comparator[Any]:
     """Equality of levels of environment `name`; ValueError if there is none of this id."""
     return _lookup("comparator", name, comparator_id, get_entry(name).comparators)
 

@@ -62,6 +62,8 @@ class MazeEnv:
             vectors={"agent_pos": 2} if obs_agent_pos else {},
         )
         self._moves, self._changes = (table.to(self.device) for table in _transition_tables(self.grid.padded_width))
+        steps = torch.arange(max_episode_steps + 1, dtype=torch.float32, device=self.device)
+        self._rewards = 1.0 - 0.9 * steps / max_episode_steps  # of a hit, by the steps taken
         self._view = view_offsets(agent_view_size, self.grid.padded_width).to(self.device)  # [4, k * k]
         self._agent_in_view = torch.zeros_like(self._view)
         self._agent_in_view[:, -1 - agent_view_size // 2] = FIRST_AGENT + torch.arange(NUM_DIRECTIONS)
@@ -82,28 +84,27 @@ class MazeEnv:
         tile of the agent, which is free.
         """
         walker = state.walker
-        action_and_dir = torch.add(walker[:, DIR], actions, alpha=NUM_DIRECTIONS)
-        ahead = walker[:, POS] + self._moves.index_select(0, action_and_dir)
+        action_and_dir = torch.add(walker.select(1, DIR), actions, alpha=NUM_DIRECTIONS)
+        ahead = walker.select(1, POS) + self._moves.index_select(0, action_and_dir)
         cell = state.tiles.take(ahead + self._row_starts(len(walker)))
         change = torch.add(action_and_dir, cell, alpha=NUM_ACTIONS * NUM_DIRECTIONS)
-        walker[:, : TIME + 1] += self._changes.index_select(0, change)
+        walker.narrow(1, 0, TIME + 1).add_(self._changes.index_select(0, change))
 
-        time = walker[:, TIME]
+        time = walker.select(1, TIME)
         hit = cell == GOAL
         timeout = time >= self.max_episode_steps
-        reward = (time * (-0.9 / self.max_episode_steps)).add_(1.0).mul_(hit)
+        # rows that nobody resets go on past the limit
+        reward = self._rewards.index_select(0, time.clamp(max=self.max_episode_steps)).mul_(hit)
         return StepOutcome(reward, hit | timeout, timeout > hit)
 
     def observe(self, state: MazeState) -> Observations:
         """``image`` [B, k, k, C] with the agent in the middle of the last row looking up; ``agent_dir`` [B] int64."""
         walker = state.walker
-        direction = walker[:, DIR].clone()
-        first = walker[:, POS] + self._row_starts(len(walker))
-        cells = state.tiles.take(self._view.index_select(0, direction) + first[:, None])  # [B, k * k]
+        direction = walker.select(1, DIR).clone()
+        first = walker.select(1, POS) + self._row_starts(len(walker))
+        cells = state.tiles.take(self._view.index_select(0, direction).add_(first.unsqueeze(1)))  # [B, k * k]
         if self._see_agent:
-            cells = cells + self._agent_in_view.index_select(0, direction)
-        else:
-            cells = cells.long()
+            cells += self._agent_in_view.index_select(0, direction)
         image = functional.embedding(cells, self._codes).view(-1, *self.observation_spec.image)
         observations = {"image": image, "agent_dir": direction}
         if self._obs_agent_pos:

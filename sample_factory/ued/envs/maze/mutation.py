@@ -12,7 +12,7 @@ NO_EDIT, FLIP_WALL, MOVE_GOAL = range(3)
 
 
 def mutate(levels: MazeLevels, num_edits: int, generator: Generator) -> MazeLevels:
-    """Copies of `levels` after `num_edits` successive edits, each uniformly one of: nothing, flip a wall, move the goal.
+    """Copies of `levels` after `num_edits` successive edits, each with equal chance nothing, a wall or the goal.
 
     A flipped tile is uniform over all but the agent's and the goal's. A new goal is uniform over the free tiles other
     than the agent's and the present goal; where there is none, the edit does nothing. The agent stays as it is.

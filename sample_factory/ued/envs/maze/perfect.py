@@ -37,8 +37,8 @@ def spanning_tree_walls(num_mazes: int, height: int, width: int, generator: Gene
 def _search(num_mazes: int, rows: int, columns: int, generator: Generator) -> Tensor:
     """[B, (rows + 2) * (columns + 2)] int64: the cell from which each cell was reached; the root points to itself.
 
-    Cells are numbered inside a border, which counts as visited. Stepping back follows the parents, which is what a stack
-    would give.
+    Cells are numbered inside a border, which counts as visited. Stepping back follows the parents, which is what a
+    stack would give.
     """
     device = generator.device
     row_length, num_cells = columns + 2, rows * columns

@@ -23,7 +23,7 @@ def render_states(grid: MazeGrid, state: MazeState, tile_px: int, view_size: int
     """[B, (H + 2) * tile_px, (W + 2) * tile_px, 3] uint8. The view of `view_size` tiles is lit up, none if it is 0."""
     if tile_px < 1:
         raise ValueError(f"tile_px has to be at least 1, got {tile_px}")
-    kinds = state.tiles.to(torch.int64, copy=True)
+    kinds = state.tiles.clone()
     at_agent = state.walker[:, POS, None]
     kinds.scatter_(1, at_agent, FIRST_AGENT + state.agent_dir[:, None])
     if view_size:

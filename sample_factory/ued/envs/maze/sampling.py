@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 
 def draw_tiles(allowed: Tensor, count: int, generator: Generator) -> Tensor:
-    """[B, count] int64: `count` different tiles of each row, uniformly and in random order from ``allowed`` [B, N] bool.
+    """[B, count] int64: different tiles of each row, uniformly and in random order from `allowed` [B, N] bool.
 
     A row with fewer allowed tiles than `count` gets arbitrary ones at its end. Uniform keys in double precision: with
     single precision two keys are equal often enough to matter in long runs.

@@ -67,8 +67,8 @@ class MazeTeacherEnv:
             raise ValueError("first_wall_pos_sets_budget excludes fixed_n_wall_steps: set one of them to False")
         if not 0 <= n_walls <= self.num_actions - 2:
             raise ValueError(
-                f"n_walls of the teacher has to be between 0 and {self.num_actions - 2} in a {self.height}x{self.width} "
-                f"maze, got {n_walls}"
+                f"n_walls of the teacher has to be between 0 and {self.num_actions - 2} in a "
+                f"{self.height}x{self.width} maze, got {n_walls}"
             )
         if n_walls == 0 and first_wall_pos_sets_budget:
             raise ValueError("first_wall_pos_sets_budget needs n_walls of at least 1, got 0")
