@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Config(dict[str, Any]):
-    """``config.train_runner_args.lr`` and ``config["train_runner_args"]["lr"]`` are the same; what is missing is None."""
+    """``config.eval_args.n_episodes`` is ``config["eval_args"]["n_episodes"]``; what is missing is None."""
 
     @classmethod
     def of(cls, mapping: Mapping[str, Any]) -> Config:

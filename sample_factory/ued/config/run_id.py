@@ -76,8 +76,9 @@ def _curriculum(v: Values) -> str:
 
 def _plr(v: Values) -> str:
     letters = _letters(v, plr_use_robust_plr="r", plr_use_parallel_eval="p", plr_force_unique="f")
-    info = (
-        f"{letters + '_' if letters else ''}p{v['plr_replay_prob']}b{v['plr_buffer_size']}t{v['plr_temp']}s{v['plr_staleness_coef']}"
+    info = f"{letters}_" if letters else ""
+    info += (
+        f"p{v['plr_replay_prob']}b{v['plr_buffer_size']}t{v['plr_temp']}s{v['plr_staleness_coef']}"
         f"m{v['plr_min_fill_ratio']}" + ("r" if v["plr_use_score_ranks"] else "")
     )
     if v["plr_mutation_fn"] is not None:

@@ -39,6 +39,18 @@ _VIEW = Group(
     ),
 )
 
+_EXTENSIONS = Group(
+    title="Mazes (extensions)",
+    dest="env_args",
+    prefix="maze",
+    condition={"env_name": ("Maze*",)},
+    extension=True,
+    flags=(
+        switch("maze_one_hot_obs", False, "Images with one channel per kind of tile.", value_optional=True),
+        flag("maze_agent_view_size", int, 5, "Tiles on a side of what the agent sees; odd.", bounds=at_least(3)),
+    ),
+)
+
 _TEACHER = Group(
     title="Mazes: teacher environment",
     dest="ued_env_args",
@@ -65,4 +77,4 @@ _TEACHER = Group(
     ),
 )
 
-MAZE_GROUPS = (_SIZE, _VIEW, _TEACHER)
+MAZE_GROUPS = (_SIZE, _VIEW, _EXTENSIONS, _TEACHER)

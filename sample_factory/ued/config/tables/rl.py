@@ -60,10 +60,10 @@ _TEACHER_SCHEDULE = (
 
 RL_GROUPS = (
     Group("Student: learner", "student_rl_args", _coefficients("student"), prefix="student"),
-    Group("Student: PPO", "student_rl_args", _ppo("student"), prefix="student", condition=_PPO),
+    Group("Student: PPO", "student_rl_args", _ppo("student"), prefix="student_ppo", condition=_PPO),
     Group("Student: advantages", "train_runner_args", (_gae_lambda("student"),), prefix="student", condition=_PPO),
     Group("Teacher: learner", "teacher_rl_args", _coefficients("teacher"), prefix="teacher", condition=_PAIRED),
     Group("Teacher: learning rate", "train_runner_args", _TEACHER_SCHEDULE, condition=_PAIRED),
-    Group("Teacher: PPO", "teacher_rl_args", _ppo("teacher"), prefix="teacher", condition={**_PAIRED, **_PPO}),
+    Group("Teacher: PPO", "teacher_rl_args", _ppo("teacher"), prefix="teacher_ppo", condition={**_PAIRED, **_PPO}),
     Group("Teacher: advantages", "train_runner_args", (_gae_lambda("teacher"),), condition={**_PAIRED, **_PPO}),
 )
