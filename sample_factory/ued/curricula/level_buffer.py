@@ -20,15 +20,18 @@ from sample_factory.ued.curricula.prioritisation import (
 )
 from sample_factory.ued.envs.interfaces import Levels
 
-NEW_LEVEL = -1
+NOT_STORED = -1
 """Stands for the slot of a level that is not stored, and for the parent of a level that has none."""
 
 
 @dataclass(frozen=True)
 class BufferSettings:
-    """``capacity``: slots. ``temperature``, ``use_ranks``: how scores become weights. ``staleness_coef``: share of ages.
-    ``min_fill_ratio``: replay needs this share of filled slots. ``uniform_fallback``: if all weights are 0, draw
-    uniformly. ``refresh_age``: a level that is stored starts at age 0 instead of the age of the slot's last level.
+    """How a buffer ranks and replaces levels.
+
+    ``capacity``: slots. ``temperature``, ``use_ranks``: how scores become weights. ``staleness_coef``: share of ages in
+    the replay distribution. ``min_fill_ratio``: replay needs this share of filled slots. ``uniform_fallback``: if all
+    weights are 0, draw uniformly. ``refresh_age``: a level that is stored starts at age 0 instead of the age of the
+    level it replaces.
     """
 
     capacity: int
@@ -54,9 +57,9 @@ class BufferSettings:
 class LevelResults(Generic[Levels]):
     """What a rollout has shown about N levels, in the order in which they are to be stored.
 
-    ``slots``: int64 [N], where the level is stored, or -1. ``parents``: int64 [N], the slot of the level it was made of,
-    or -1. ``scores`` and ``max_returns``: float64 [N]. ``valid``: bool [N]; an item that is not valid, or whose score is
-    -inf or not a number, is ignored.
+    ``slots``: int64 [N], where the level is stored, or -1. ``parents``: int64 [N], the slot of the level it was made
+    of, or -1. ``scores`` and ``max_returns``: float64 [N]. ``valid``: bool [N]; an item that is not valid, or whose
+    score is -inf or not a number, is ignored.
     """
 
     levels: Levels

@@ -1,8 +1,8 @@
 """Which stored level is replayed next: a mixture of how useful and how stale levels are.
 
-Jiang, Grefenstette and Rocktaeschel 2021, "Prioritized Level Replay", section 3. Filled slots are a prefix of the buffer,
-so arrays here have one entry per *filled* slot. NumPy, because draws and updates are sequential: each one changes the
-next, and thousands of tensor operations per cycle would cost more than the rollout.
+Jiang, Grefenstette and Rocktaeschel 2021, "Prioritized Level Replay", section 3. Filled slots are a prefix of the
+buffer, so arrays here have one entry per *filled* slot. NumPy, because draws and updates are sequential: each one
+changes the next, and thousands of tensor operations per cycle would cost more than the rollout.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def score_distribution(weights: Floats, uniform_fallback: bool) -> Floats:
 
 
 def replay_distribution(by_score: Floats, ages: Ints, staleness_coef: float) -> Floats:
-    """``(1 - staleness_coef) * by_score + staleness_coef * ages / sum(ages)``; ``by_score`` alone if nothing has aged."""
+    """``(1 - staleness_coef) * by_score + staleness_coef * ages / sum(ages)``; ``by_score`` if nothing has aged."""
     total = ages.sum()
     if total == 0:
         return by_score.copy()

@@ -1,9 +1,9 @@
 """Scores of levels: how much a student, or a population of students, could still learn there.
 
-A *group* is the set of environments that play the same level. Scores of students (Jiang et al. 2021, "Prioritized Level
-Replay" and "Replay-Guided Adversarial Environment Design") rank the levels of a buffer. Scores of populations (Dennis et
-al. 2020, "Emergent Complexity and Zero-shot Transfer via Unsupervised Environment Design") are the reward of a teacher.
-Only finished episodes count.
+A *group* is the set of environments that play the same level. Scores of students (Jiang et al. 2021, "Prioritized
+Level Replay" and "Replay-Guided Adversarial Environment Design") rank the levels of a buffer. Scores of populations
+(Dennis et al. 2020, "Emergent Complexity and Zero-shot Transfer via Unsupervised Environment Design") are the reward
+of a teacher. Only finished episodes count.
 """
 
 from __future__ import annotations
@@ -131,6 +131,9 @@ REGRET_SCORES = ("relative_regret", "mean_relative_regret", "population_regret")
 
 TEACHER_SCORES = REGRET_SCORES + tuple(name for name in STUDENT_SCORES if name != "max_mc")
 """Scores that can reward a teacher. max_mc needs the returns of earlier visits, and a teacher's levels are new."""
+
+PAIR_SCORES = ("relative_regret", "mean_relative_regret")
+"""Scores that compare a protagonist with an antagonist."""
 
 NUM_STUDENTS_OF_PAIRS = 2
 
