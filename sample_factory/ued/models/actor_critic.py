@@ -1,0 +1,122 @@
+"""Actor-critic with one trunk, an optional recurrent core, a policy head and one or more value heads."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection
+
+import torch
+from torch import Generator, Tensor, nn
+
+from sample_factory.ued.envs.interfaces import ObservationSpec
+from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
+from sample_factory.ued.models.options import ModelOptions
+from sample_factory.ued.models.s5 import S5Core
+from sample_factory.ued.models.trunk import Trunk
+
+POLICY_INIT_SCALE = 0.01  # of the last layer: the first policy is all but uniform
+
+Observations = dict[str, Tensor]
+
+
+class Head(nn.Module):
+    """Hidden layers with tanh, then a linear layer: ``[..., D]`` to ``[..., num_outputs]``."""
+
+    def __init__(
+        self, input_size: int, hidden_dim: int, num_hidden: int, num_outputs: int, generator: Generator | None = None
+    ) -> None:
+        super().__init__()
+        sizes = [input_size] + [hidden_dim] * num_hidden
+        self.hidden = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(sizes))
+        self.output = nn.Linear(sizes[-1], num_outputs)
+        for layer in self.hidden:
+            orthogonal_(layer.weight, ACTIVATION_GAINS["tanh"], generator)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        orthogonal_(self.output.weight, 1.0, generator)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.hidden:
+            x = torch.tanh(layer(x))
+        return self.output(x)
+
+
+class ActorCritic(nn.Module):
+    """Values and policy logits of observations.
+
+    :param ignored: names of observations that the network does not use
+    :param generator: of the initial weights
+    """
+
+    def __init__(
+        self,
+        spec: ObservationSpec,
+        num_actions: int,
+        options: ModelOptions,
+        ignored: Collection[str] = (),
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_actions = num_actions
+        self.value_ensemble_size = options.value_ensemble_size
+        self.trunk = Trunk(spec, options, ignored, generator)
+        self.core = make_core(self.trunk.num_features, options, generator)
+        head_sizes = (self.core.output_size, options.hidden_dim, options.n_hidden_layers)
+        self.policy = Head(*head_sizes, num_actions, generator)
+        self.values = nn.ModuleList(Head(*head_sizes, 1, generator) for _ in range(options.value_ensemble_size))
+        with torch.no_grad():
+            if options.constant_policy_init:
+                self.policy.output.weight.fill_(POLICY_INIT_SCALE)
+            else:
+                self.policy.output.weight.mul_(POLICY_INIT_SCALE)
+
+    @property
+    def is_recurrent(self) -> bool:
+        return self.core.is_recurrent
+
+    def initial_carry(self, batch_size: int) -> Carry:
+        """The carry of ``batch_size`` new episodes: zeros."""
+        return self.core.initial_carry(batch_size)
+
+    def step(self, obs: Observations, carry: Carry, reset: Tensor) -> tuple[Tensor, Tensor, Carry]:
+        """Values ``[B, K]``, logits ``[B, A]`` and the next carry for observations ``[B, ...]``.
+
+        The carry is taken as zero where ``reset`` (bool ``[B]``).
+        """
+        x, carry = self.core.step(self.trunk(obs), carry, reset)
+        return *self.heads(x), carry
+
+    def sequence(self, obs: Observations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``[T, B, K]`` and logits ``[T, B, A]`` for observations ``[T, B, ...]``, from the ``carry`` before the
+        first step; ``resets`` bool ``[T, B]``.
+        """
+        return self.heads(self.core.sequence(self.trunk(obs), carry, resets))
+
+    def sequence_by_steps(self, obs: Observations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """The same values as ``sequence``, step by step: the plain reference."""
+        return self.heads(self.core.sequence_by_steps(self.trunk(obs), carry, resets))
+
+    def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Values ``[..., K]`` and logits ``[..., A]`` of core outputs ``[..., H]``."""
+        return torch.cat([head(x) for head in self.values], dim=-1), self.policy(x)
+
+
+def make_core(input_size: int, options: ModelOptions, generator: Generator | None = None) -> Core:
+    """The recurrent core that ``options`` ask for."""
+    size = options.recurrent_hidden_dim
+    if options.recurrent_arch == "lstm":
+        return LstmCore(input_size, size, generator)
+    if options.recurrent_arch == "gru":
+        return GruCore(input_size, size, generator)
+    if options.recurrent_arch == "s5":
+        return S5Core(
+            input_size,
+            size,
+            options.s5_n_layers,
+            options.s5_n_blocks,
+            options.s5_activation,
+            options.s5_layernorm_pos,
+            generator,
+        )
+    return Core(input_size, input_size)

@@ -1,0 +1,182 @@
+"""S5: stacked diagonal state-space layers (Smith, Warrington & Linderman, 2023), in a form that can be reset (Lu et
+al., 2023).
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from sample_factory.ued.models.cores import Carry, Core
+from sample_factory.ued.models.init import lecun_normal_, orthogonal_
+
+_MIN_STEP, _MAX_STEP = 1e-3, 1e-1
+_LAYERNORM_EPSILON = 1e-6
+
+
+def hippo_normal_eigenvalues(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues complex128 ``[size]`` by ascending imaginary part, and eigenvectors as columns ``[size, size]``, of
+    the normal part of the HiPPO-LegS matrix (Gu et al., 2022, "normal plus low-rank").
+    """
+    n = np.arange(size)
+    a = -np.tril(np.sqrt(np.outer(1 + 2 * n, 1 + 2 * n)), -1) - np.diag(n + 1.0)
+    p = np.sqrt(n + 0.5)
+    normal = a + np.outer(p, p)
+    real = np.full(size, normal.diagonal().mean())
+    imaginary, vectors = np.linalg.eigh(-1j * (normal - np.diag(normal.diagonal())))
+    return real + 1j * imaginary, vectors
+
+
+def block_eigenvectors(size: int, num_blocks: int) -> tuple[np.ndarray, np.ndarray]:
+    """One of each conjugate pair of eigenvalues, ``[size / 2]``, and eigenvectors ``[size, size / 2]`` of a
+    block-diagonal state matrix.
+    """
+    block = size // num_blocks
+    eigenvalues, vectors = hippo_normal_eigenvalues(block)
+    half = block // 2
+    return np.tile(eigenvalues[:half], num_blocks), np.kron(np.eye(num_blocks), vectors[:, :half])
+
+
+def discretise(eigenvalues: Tensor, b: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """Zero-order hold: complex ``exp(L step)`` ``[P]`` and ``(exp(L step) - 1) / L * B`` ``[P, D]``."""
+    transition = torch.exp(eigenvalues * step)
+    return transition, ((transition - 1) / eigenvalues).unsqueeze(-1) * b
+
+
+def scan_by_steps(transition: Tensor, inputs: Tensor, initial: Tensor, resets: Tensor) -> Tensor:
+    """States ``x_t = transition * x_{t-1} + inputs_t``, complex ``[T, B, P]``; the state is zero before a reset.
+
+    :param transition: complex ``[P]``
+    :param inputs: complex ``[T, B, P]``
+    :param initial: state before the first step, complex ``[B, P]``
+    :param resets: bool ``[T, B]``
+    """
+    states, state = [], initial
+    for t in range(len(inputs)):
+        state = transition * state.masked_fill(resets[t].unsqueeze(-1), 0) + inputs[t]
+        states.append(state)
+    return torch.stack(states)
+
+
+class StateSpace(nn.Module):
+    """``y_t = 2 Re(C x_t) + d * u_t`` of the states of a diagonal linear system with inputs ``u``, all of width D."""
+
+    def __init__(self, size: int, num_blocks: int, generator: Generator | None = None) -> None:
+        super().__init__()
+        self.num_states = size // 2
+        eigenvalues, vectors = block_eigenvectors(size, num_blocks)
+        self.eigenvalues_re = nn.Parameter(torch.tensor(eigenvalues.real, dtype=torch.float32))
+        self.eigenvalues_im = nn.Parameter(torch.tensor(eigenvalues.imag, dtype=torch.float32))
+        v = torch.tensor(vectors, dtype=torch.complex64)  # [D, P]
+        b = torch.empty(size, size)
+        lecun_normal_(b, size, generator)
+        self.b = nn.Parameter(torch.view_as_real(v.mH @ b.to(v.dtype)).contiguous())  # [P, D, 2]
+        c = torch.empty(size, size, 2)
+        lecun_normal_(c, size * size, generator)
+        self.c = nn.Parameter(torch.view_as_real(torch.view_as_complex(c) @ v).contiguous())  # [D, P, 2]
+        self.d = nn.Parameter(torch.empty(size).normal_(generator=generator))
+        uniform = torch.rand(self.num_states, generator=generator)
+        low, high = math.log(_MIN_STEP), math.log(_MAX_STEP)
+        self.log_step = nn.Parameter(low + (high - low) * uniform)
+
+    def discrete(self) -> tuple[Tensor, Tensor]:
+        """Transition ``[P]`` and input matrix ``[P, D]`` of one step, complex."""
+        eigenvalues = torch.complex(self.eigenvalues_re, self.eigenvalues_im)
+        return discretise(eigenvalues, torch.view_as_complex(self.b), self.log_step.exp())
+
+    def output(self, states: Tensor, u: Tensor) -> Tensor:
+        """Outputs ``[..., D]`` of complex states ``[..., P]`` and inputs ``[..., D]``."""
+        return 2 * (states @ torch.view_as_complex(self.c).t()).real + self.d * u
+
+    def forward(self, u: Tensor, initial: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``[T, B, D]`` for ``u`` ``[T, B, D]``, and the last state ``[B, P]``."""
+        transition, b = self.discrete()
+        states = scan_by_steps(transition, u.to(b.dtype) @ b.t(), initial, resets)
+        return self.output(states, u), states[-1]
+
+
+class S5Layer(nn.Module):
+    """State space with a gate and a residual connection; optionally a LayerNorm before or after."""
+
+    def __init__(
+        self,
+        size: int,
+        num_blocks: int,
+        activation: str,
+        layernorm_pos: str | None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.activation, self.layernorm_pos = activation, layernorm_pos
+        self.state_space = StateSpace(size, num_blocks, generator)
+        num_dense = {"full_glu": 2, "gelu": 0}.get(activation, 1)
+        self.dense = nn.ModuleList(nn.Linear(size, size) for _ in range(num_dense))
+        for layer in self.dense:
+            lecun_normal_(layer.weight, size, generator)  # type: ignore[arg-type]
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        self.norm = nn.LayerNorm(size, eps=_LAYERNORM_EPSILON) if layernorm_pos is not None else nn.Identity()
+
+    def forward(self, x: Tensor, initial: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs ``[T, B, D]`` and the last state, complex ``[B, P]``."""
+        u = self.norm(x) if self.layernorm_pos == "pre" else x
+        y, last_state = self.state_space(u, initial, resets)
+        x = x + self.gate(y)
+        return (self.norm(x) if self.layernorm_pos == "post" else x), last_state
+
+    def gate(self, y: Tensor) -> Tensor:
+        activated = F.gelu(y, approximate="tanh")
+        if self.activation == "gelu":
+            return activated
+        if self.activation == "half_glu1":
+            return activated * torch.sigmoid(self.dense[0](activated))
+        if self.activation == "half_glu2":
+            return y * torch.sigmoid(self.dense[0](activated))
+        return self.dense[0](activated) * torch.sigmoid(self.dense[1](activated))
+
+
+class S5Core(Core):
+    """A dense layer to the model's width, then S5 layers. The carry has one complex state ``[B, P]`` per layer."""
+
+    is_recurrent = True
+
+    def __init__(
+        self,
+        input_size: int,
+        size: int,
+        num_layers: int,
+        num_blocks: int = 1,
+        activation: str = "half_glu1",
+        layernorm_pos: str | None = None,
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__(input_size, size)
+        self.encoder = nn.Linear(input_size, size)
+        orthogonal_(self.encoder.weight, 1.0, generator)
+        nn.init.zeros_(self.encoder.bias)
+        self.layers = nn.ModuleList(
+            S5Layer(size, num_blocks, activation, layernorm_pos, generator) for _ in range(num_layers)
+        )
+
+    def initial_carry(self, batch_size: int) -> Carry:
+        num_states = self.output_size // 2
+        device = self.encoder.weight.device
+        return tuple(torch.zeros(batch_size, num_states, dtype=torch.complex64, device=device) for _ in self.layers)
+
+    def step(self, x: Tensor, carry: Carry, reset: Tensor) -> tuple[Tensor, Carry]:
+        output, carry = self._run(x.unsqueeze(0), carry, reset.unsqueeze(0))
+        return output.squeeze(0), carry
+
+    def sequence(self, x: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        return self._run(x, carry, resets)[0]
+
+    def _run(self, x: Tensor, carry: Carry, resets: Tensor) -> tuple[Tensor, Carry]:
+        x = self.encoder(x)
+        last_states = []
+        for layer, initial in zip(self.layers, carry, strict=True):
+            x, last_state = layer(x, initial, resets)
+            last_states.append(last_state)
+        return x, tuple(last_states)

@@ -1,0 +1,101 @@
+"""From observations to features: one convolution, embeddings of scalars, vectors as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor, nn
+
+from sample_factory.ued.envs.interfaces import ObservationSpec
+from sample_factory.ued.models.init import orthogonal_
+from sample_factory.ued.models.options import ModelOptions
+
+KERNEL = 3  # side of the convolution's window
+
+
+def activate(x: Tensor, activation: str) -> Tensor:
+    """``activation`` of the last axis; ``crelu`` doubles it: first relu(x), then relu(-x)."""
+    if activation == "relu":
+        return torch.relu(x)
+    if activation == "leaky_relu":
+        return F.leaky_relu(x, 0.01)
+    if activation == "gelu":
+        return F.gelu(x, approximate="tanh")
+    return torch.relu(torch.cat([x, -x], dim=-1))
+
+
+class Trunk(nn.Module):
+    """Features ``[..., num_features]`` of observations: image positions by row, column and channel, then every scalar,
+    then every vector.
+
+    :param ignored: names of observations that the network does not use
+    """
+
+    def __init__(
+        self,
+        spec: ObservationSpec,
+        options: ModelOptions,
+        ignored: Collection[str] = (),
+        generator: Generator | None = None,
+    ) -> None:
+        super().__init__()
+        height, width, channels = self.image_shape = spec.image
+        if min(height, width) < KERNEL:
+            raise ValueError(f"images of shape {spec.image} are smaller than the window of {KERNEL}x{KERNEL}")
+        self.activation = options.base_activation
+        self.scalar_sizes = {name: size for name, size in spec.scalars.items() if name not in ignored}
+        self.vector_sizes = {name: size for name, size in spec.vectors.items() if name not in ignored}
+        self.conv = nn.Conv2d(channels, options.n_conv_filters, KERNEL)
+        orthogonal_(self.conv.weight, options.activation_gain, generator)
+        nn.init.zeros_(self.conv.bias)  # type: ignore[arg-type]
+        self.scalars = nn.ModuleDict()
+        for name, size in self.scalar_sizes.items():
+            layer = _scalar_layer(name, size, options, generator)
+            if layer is not None:
+                self.scalars[name] = layer
+        self.positions = (height - KERNEL + 1) * (width - KERNEL + 1)
+        self.channels = options.n_conv_filters * (2 if self.activation == "crelu" else 1)
+        self.num_features = (
+            self.positions * self.channels
+            + len(self.scalars) * options.scalar_embed_dim
+            + sum(self.vector_sizes.values())
+        )
+
+    def forward(self, obs: dict[str, Tensor]) -> Tensor:
+        image = obs["image"]
+        batch = image.shape[:-3]
+        parts = [self.image_features(image.reshape(-1, *self.image_shape)).view(*batch, -1)]
+        return torch.cat(parts + self.other_features(obs), dim=-1)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features ``[N, positions * channels]`` of images ``[N, H, W, C]``."""
+        maps = self.conv(images.to(self.conv.weight.dtype).permute(0, 3, 1, 2))  # [N, F, H', W']
+        return activate(maps.permute(0, 2, 3, 1), self.activation).flatten(1)
+
+    def other_features(self, obs: dict[str, Tensor]) -> list[Tensor]:
+        """Features of scalars and vectors, ``[..., D]`` each."""
+        parts = []
+        for name, layer in self.scalars.items():
+            if isinstance(layer, nn.Embedding):
+                parts.append(layer(obs[name].long()))
+            else:
+                parts.append(layer(obs[name].unsqueeze(-1).float() / self.scalar_sizes[name]))
+        return parts + [obs[name].float() for name in self.vector_sizes]
+
+
+def _scalar_layer(name: str, size: int, options: ModelOptions, generator: Generator | None) -> nn.Module | None:
+    if options.scalar_embed_dim == 0:
+        return None
+    if options.n_scalar_embeddings == 0:
+        dense = nn.Linear(1, options.scalar_embed_dim)
+        orthogonal_(dense.weight, 1.0, generator)
+        nn.init.zeros_(dense.bias)
+        return dense
+    rows = size if options.n_scalar_embeddings is None else options.n_scalar_embeddings
+    if rows < size:
+        raise ValueError(f"n_scalar_embeddings={rows} is too small: the observation {name!r} has {size} values")
+    table = nn.Embedding(rows, options.scalar_embed_dim)
+    orthogonal_(table.weight, 1.0, generator)
+    return table
