@@ -6,6 +6,8 @@ only reward is ``1 - 0.9 * steps / max_episode_steps`` for bumping into the goal
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from torch import Generator, Tensor
@@ -67,7 +69,7 @@ class MazeEnv:
         self._view = view_offsets(agent_view_size, self.grid.padded_width).to(self.device)  # [4, k * k]
         self._agent_in_view = torch.zeros_like(self._view)
         self._agent_in_view[:, -1 - agent_view_size // 2] = FIRST_AGENT + torch.arange(NUM_DIRECTIONS)
-        self._first_tiles: dict[int, Tensor] = {}
+        self._row_starts = lru_cache(maxsize=32)(self._compute_row_starts)
 
     def sample_levels(self, num_levels: int, generator: Generator) -> MazeLevels:
         return self._sampler(num_levels, generator)
@@ -129,11 +131,9 @@ class MazeEnv:
         """[B, (H + 2) * tile_px, (W + 2) * tile_px, 3] uint8, the border of walls included."""
         return render_states(self.grid, state, tile_px, self.agent_view_size if highlight else 0)
 
-    def _row_starts(self, batch_size: int) -> Tensor:
+    def _compute_row_starts(self, batch_size: int) -> Tensor:
         """[B] int64: where each row of the state begins in its flat storage."""
-        if batch_size not in self._first_tiles:
-            self._first_tiles[batch_size] = torch.arange(batch_size, device=self.device) * self.grid.num_tiles
-        return self._first_tiles[batch_size]
+        return torch.arange(batch_size, device=self.device) * self.grid.num_tiles
 
 
 def _check_sizes(height: int, width: int, max_episode_steps: int, agent_view_size: int) -> None:
