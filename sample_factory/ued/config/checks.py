@@ -22,6 +22,7 @@ def problems_of(values: Values) -> list[str]:
         _render,
         _paired,
         _plr_score,
+        _replay_happens,
         _score_of_ensemble,
         _mutation,
         _devices,
@@ -78,6 +79,16 @@ def _plr_score(v: Values) -> Iterator[str]:
         yield (
             f"--ued_score={score} can be negative, which weights in proportion to it cannot; "
             "set --plr_use_score_ranks=True"
+        )
+
+
+def _replay_happens(v: Values) -> Iterator[str]:
+    if v["train_runner"] != "plr" or v["plr_use_parallel_eval"]:
+        return
+    if v["plr_use_robust_plr"] and v["plr_replay_prob"] == 0:
+        yield (
+            "--plr_replay_prob=0 with --plr_use_robust_plr=True: students learn from replayed levels only, so this run "
+            "would never end; set one of them to another value"
         )
 
 

@@ -43,8 +43,8 @@ def register_flag_group(group: Group) -> None:
     """Add flags of an environment or network of your own.
 
     Use the condition to make them active for it alone, for example ``{"env_name": ("MyEnv*",)}``, and
-    ``dest="env_args"`` to hand the values to its builder. Raises ValueError if one of the names is taken; registering an equal group again
-    changes nothing.
+    ``dest="env_args"`` to hand the values to its builder. Raises ValueError if one of the names is taken; registering
+    an equal group again changes nothing.
     """
     if group in _EXTRA_GROUPS:
         return

@@ -14,6 +14,9 @@ from sample_factory.ued.config.files import as_text, find_config, load_config
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.parser import Tokens, parse_tokens, tokenize
 
+# Options of mazes that decide what a network gets to see; test environments share them.
+_SHAPES_OF_OBSERVATIONS = ("one_hot_obs", "agent_view_size")
+
 
 @dataclass(frozen=True)
 class TrainArgs:
@@ -36,7 +39,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> TrainArgs:
         tokens = _of_file(str(texts["config"]), given=texts) + tokens
         texts = dict(tokens)
     if texts.get("env_module"):
-        _import_module(str(texts["env_module"]))
+        import_module(str(texts["env_module"]))
     parsed = parse_tokens(tokens)
     # Rules across flags would only repeat what is wrong with a single one.
     problems = parsed.problems or problems_of(parsed.values)
@@ -53,7 +56,8 @@ def _of_file(name: str, given: dict[str, str | None]) -> Tokens:
     return [(flag, as_text(value)) for flag, value in args.items() if flag not in given]
 
 
-def _import_module(name: str) -> None:
+def import_module(name: str) -> None:
+    """Import a module that registers things; ConfigError if that is impossible."""
     try:
         importlib.import_module(name)
     except ImportError as exc:
@@ -78,4 +82,7 @@ def complete(config: Config) -> Config:
             args.teacher_lr_anneal_steps = 0
     if config.env_args.sample_n_walls:
         config.env_args.replace_wall_pos = False
+    for name in _SHAPES_OF_OBSERVATIONS:
+        if name in config.env_args:
+            config.eval_env_args[name] = config.env_args[name]
     return config

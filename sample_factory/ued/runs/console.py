@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sample_factory.ued.runs.csv_log import TIME
+
 
 def format_number(value: Any) -> str:
     """Three significant digits; integers whole; nothing for missing values."""
@@ -24,5 +26,5 @@ def box(rows: Sequence[tuple[str, str]]) -> str:
 
 
 def row_box(row: Mapping[str, Any]) -> str:
-    """A logged row; empty cells are left out."""
-    return box([(name, format_number(value)) for name, value in row.items() if value is not None])
+    """A logged row; empty cells and the time, of which three digits say nothing, are left out."""
+    return box([(name, format_number(value)) for name, value in row.items() if value is not None and name != TIME])
