@@ -119,7 +119,7 @@ def _mutation(v: Values) -> Iterator[str]:
 def _devices(v: Values) -> Iterator[str]:
     if v["n_parallel"] % v["n_devices"]:
         yield (f"--n_parallel={v['n_parallel']} cannot be split over --n_devices={v['n_devices']}; make it a multiple")
-    if not _DEVICE.fullmatch(v["device"]):
+    if not is_device(v["device"]):
         yield f"--device={v['device']}: must be cpu, cuda or cuda:<index>"
     elif ":" in v["device"] and v["n_devices"] > 1:
         yield f"--device={v['device']} names one GPU, but --n_devices={v['n_devices']}; set --device=cuda"
@@ -175,6 +175,11 @@ def _evaluation(v: Values) -> Iterator[str]:
         student_indices(v["test_agent_idxs"], v["n_students"])
     except ValueError as exc:
         yield f"--test_agent_idxs={v['test_agent_idxs']}: {exc}"
+
+
+def is_device(name: str) -> bool:
+    """Whether this is how devices are written."""
+    return _DEVICE.fullmatch(name) is not None
 
 
 def student_indices(text: str, num_students: int) -> list[int]:

@@ -15,7 +15,7 @@ from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.parser import Tokens, parse_tokens, tokenize
 
 # Options of mazes that decide what a network gets to see; test environments share them.
-_SHAPES_OF_OBSERVATIONS = ("one_hot_obs", "agent_view_size")
+_SHAPES_OF_OBSERVATIONS = ("one_hot_obs", "agent_view_size", "obs_agent_pos")
 
 
 @dataclass(frozen=True)

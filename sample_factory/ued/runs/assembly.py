@@ -11,7 +11,7 @@ from torch import Generator
 
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.curricula.common import Agents, Curriculum
-from sample_factory.ued.curricula.evaluation import Evaluator
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, split_names
 from sample_factory.ued.curricula.factory import make_curriculum
 from sample_factory.ued.curricula.plr import LevelReplay
 from sample_factory.ued.envs.interfaces import TeacherEnv, UedEnv
@@ -77,9 +77,25 @@ def make_parts(config: Config, ranks: Ranks, device: torch.device) -> Parts:
     generator = make_generator(config, _TRAINING, ranks.rank, device)
     curriculum = make_curriculum(config, env, teacher_env, agents, generator)
     _connect(curriculum, ranks)
-    evaluator = Evaluator.of(config)
-    evaluator.columns(len(curriculum.students))  # --test_agent_idxs is checked here
-    return Parts(curriculum, evaluator, make_generator(config, _EVALUATION, ranks.rank, device))
+    return Parts(curriculum, make_evaluator(config, env), make_generator(config, _EVALUATION, ranks.rank, device))
+
+
+def make_evaluator(config: Config, env: UedEnv[Any, Any]) -> Evaluator:
+    """Evaluation during the training; without test environments it does nothing."""
+    names = split_names(config.eval_args.env_names)
+    envs = {name: check_students_can_act(env, name, make_test_env(name, config)) for name in names}
+    return Evaluator(envs, config.eval_args.n_episodes, config.eval_args.agent_idxs)
+
+
+def check_students_can_act(trained_in: UedEnv[Any, Any], name: str, env: UedEnv[Any, Any]) -> UedEnv[Any, Any]:
+    """``env``; ValueError if networks made for ``trained_in`` do not fit it."""
+    shapes = [(e.observation_spec.image, e.num_actions) for e in (trained_in, env)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"students cannot act in {name}: it has images {shapes[1][0]} and {shapes[1][1]} actions, their training "
+            f"environment {shapes[0][0]} and {shapes[0][1]}"
+        )
+    return env
 
 
 def make_env(config: Config, device: torch.device) -> UedEnv[Any, Any]:

@@ -60,7 +60,7 @@ class Ranks:
             tensor.copy_(part.view_as(tensor))
 
     def average_stats(self, stats: Mapping[str, float | None]) -> Stats:
-        """Means over the ranks that have a value; None where no rank has one."""
+        """Means over the ranks that have a value, whole numbers for counts; None where no rank has one."""
         if self.size == 1:
             return dict(stats)
         names = list(stats)
@@ -71,7 +71,8 @@ class Ranks:
                 table[:, i] = torch.tensor([value, 1.0], dtype=torch.float64)
         dist.all_reduce(table, group=self._control)
         sums, counts = table.tolist()
-        return {n: s / c if c else None for n, s, c in zip(names, sums, counts, strict=True)}
+        means: Stats = {n: s / c if c else None for n, s, c in zip(names, sums, counts, strict=True)}
+        return {n: round(m) if m is not None and isinstance(stats[n], int) else m for n, m in means.items()}
 
     def any(self, flag: bool) -> bool:
         """Whether it is true on some rank; the same answer everywhere."""
