@@ -10,6 +10,7 @@ Keys: left and right turn, up goes forward, backspace begins a new level, escape
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -144,8 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         play_in_window(game, args.screenshot_path)
     else:
-        keys = terminal_keys(sys.stdin.fileno()) if sys.stdin.isatty() else typed_words(sys.stdin)
-        play_in_terminal(game, keys, args.screenshot_path)
+        source = terminal_keys(sys.stdin.fileno()) if sys.stdin.isatty() else typed_words(sys.stdin)
+        with contextlib.closing(source) as keys:
+            play_in_terminal(game, keys, args.screenshot_path)
     return 0
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import termios
 import tty
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 
 ESCAPE = "escape"
 NEW_LEVEL = "backspace"
@@ -44,18 +44,18 @@ def split_keys(typed: bytes) -> Iterator[str]:
         typed = typed[max(size, 1) :]
 
 
-def terminal_keys(descriptor: int) -> Iterator[str]:
+def terminal_keys(descriptor: int) -> Generator[str, None, None]:
     """Keys of a terminal as they are pressed. Its mode is restored when the iterator is closed or used up."""
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setcbreak(descriptor)
+        tty.setcbreak(descriptor, termios.TCSADRAIN)  # the default would throw away what was typed already
         while typed := os.read(descriptor, 64):
             yield from split_keys(typed)
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
-def typed_words(lines: Iterable[str]) -> Iterator[str]:
+def typed_words(lines: Iterable[str]) -> Generator[str, None, None]:
     """Names of keys in text, separated by blanks or lines."""
     for line in lines:
         yield from line.split()

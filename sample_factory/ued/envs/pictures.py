@@ -33,7 +33,7 @@ def level_images(
 
 
 def image_grid(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = None, gap_px: int = 4) -> np.ndarray:
-    """One [height, width, 3] uint8 picture of `images` [B, h, w, 3], row by row, about as wide as high by default."""
+    """One [height, width, 3] uint8 picture of `images` [h, w, 3], row by row, about as wide as high by default."""
     count = len(images)
     if count == 0:
         raise ValueError("there are no images to put into a grid")
@@ -42,7 +42,7 @@ def image_grid(images: Sequence[np.ndarray] | np.ndarray, columns: int | None = 
         raise ValueError(f"a grid needs at least one column, got {columns}")
     columns = min(columns, count)
     rows = math.ceil(count / columns)
-    height, width = images[0].shape[0] + gap_px, images[0].shape[1] + gap_px
+    height, width = (max(image.shape[axis] for image in images) + gap_px for axis in (0, 1))
     grid = np.full((rows * height + gap_px, columns * width + gap_px, 3), _BACKGROUND, dtype=np.uint8)
     for number, image in enumerate(images):
         top, left = gap_px + number // columns * height, gap_px + number % columns * width

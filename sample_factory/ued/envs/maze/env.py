@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from sample_factory.ued.envs.interfaces import Observations, ObservationSpec, StepOutcome
 from sample_factory.ued.envs.maze.generator import LevelSampler
-from sample_factory.ued.envs.maze.level import DIRECTIONS, NUM_DIRECTIONS, MazeLevels
+from sample_factory.ued.envs.maze.level import DIRECTIONS, NUM_DIRECTIONS, MazeLevels, check_maze_size
 from sample_factory.ued.envs.maze.metrics import maze_metrics
 from sample_factory.ued.envs.maze.observation import tile_codes, view_offsets
 from sample_factory.ued.envs.maze.rendering import render_states
@@ -137,8 +137,7 @@ class MazeEnv:
 
 
 def _check_sizes(height: int, width: int, max_episode_steps: int, agent_view_size: int) -> None:
-    if height < 1 or width < 1 or height * width < 2:
-        raise ValueError(f"height x width needs room for an agent and a goal (2 tiles), got {height} x {width}")
+    check_maze_size(height, width)
     if max_episode_steps < 1:
         raise ValueError(f"max_episode_steps has to be at least 1, got {max_episode_steps}")
     if agent_view_size < 3 or agent_view_size % 2 == 0:

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator
 
-from sample_factory.ued.envs.maze.level import NUM_DIRECTIONS, MazeLevels, tile_pos
+from sample_factory.ued.envs.maze.level import NUM_DIRECTIONS, MazeLevels, check_maze_size, tile_pos
 from sample_factory.ued.envs.maze.sampling import draw_int, draw_tiles
 
 
@@ -35,6 +35,7 @@ class RandomWalls:
     narrow_wall_count: bool = False
 
     def __post_init__(self) -> None:
+        check_maze_size(self.height, self.width)
         tiles = self.height * self.width
         if not 0 <= self.n_walls <= tiles - 2:
             raise ValueError(

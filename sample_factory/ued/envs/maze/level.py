@@ -41,6 +41,12 @@ class MazeLevels(TensorStruct):
         return pos[..., 1] * self.width + pos[..., 0]
 
 
+def check_maze_size(height: int, width: int) -> None:
+    """ValueError unless there is room for an agent and a goal."""
+    if height < 1 or width < 1 or height * width < 2:
+        raise ValueError(f"height x width needs room for an agent and a goal (2 tiles), got {height} x {width}")
+
+
 def tile_pos(index: Tensor, width: int) -> Tensor:
     """Positions [..., 2] (x, y) of tile numbers [...]."""
     return torch.stack([index % width, index // width], dim=-1)
