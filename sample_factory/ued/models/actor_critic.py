@@ -6,10 +6,12 @@ import itertools
 from collections.abc import Collection
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from sample_factory.ued.envs.interfaces import ObservationSpec
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
 from sample_factory.ued.models.options import ModelOptions
 from sample_factory.ued.models.s5 import S5Core
@@ -36,10 +38,22 @@ class Head(nn.Module):
         orthogonal_(self.output.weight, 1.0, generator)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        for layer in self.hidden:
+    @property
+    def first(self) -> nn.Linear:
+        """The layer that reads the input."""
+        return next(iter(self.hidden), self.output)  # type: ignore[call-overload]
+
+    def rest(self, x: Tensor) -> Tensor:
+        """What follows the first layer, whose output is ``x``."""
+        if not self.hidden:
+            return x
+        x = torch.tanh(x)
+        for layer in self.hidden[1:]:
             x = torch.tanh(layer(x))
         return self.output(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.rest(self.first(x))
 
 
 class ActorCritic(nn.Module):
@@ -87,11 +101,16 @@ class ActorCritic(nn.Module):
         x, carry = self.core.step(self.trunk(obs), carry, reset)
         return *self.heads(x), carry
 
-    def sequence(self, obs: Observations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
+    def sequence(self, obs: Observations | DistinctObservations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
         """Values ``[T, B, K]`` and logits ``[T, B, A]`` for observations ``[T, B, ...]``, from the ``carry`` before the
-        first step; ``resets`` bool ``[T, B]``.
+        first step; ``resets`` bool ``[T, B]``. Without recurrence there can be any batch axes.
         """
-        return self.heads(self.core.sequence(self.trunk(obs), carry, resets))
+        distinct = obs if isinstance(obs, DistinctObservations) else DistinctObservations.of(obs, resets.ndim)
+        features = self.trunk(distinct.obs)
+        if self.is_recurrent:
+            return self.heads(self.core.sequence(features, distinct.rows, carry, resets))
+        values, logits = self.heads(self.core.step(features, carry, resets)[0])
+        return values[distinct.rows], logits[distinct.rows]
 
     def sequence_by_steps(self, obs: Observations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
         """The same values as ``sequence``, step by step: the plain reference."""
@@ -99,7 +118,16 @@ class ActorCritic(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values ``[..., K]`` and logits ``[..., A]`` of core outputs ``[..., H]``."""
-        return torch.cat([head(x) for head in self.values], dim=-1), self.policy(x)
+        policy, *values = self._head_outputs(x)
+        return torch.cat(values, dim=-1), policy
+
+    def _head_outputs(self, x: Tensor) -> list[Tensor]:
+        """Of the policy and all value heads; they share one product with ``x``."""
+        heads: list[Head] = [self.policy, *self.values]  # type: ignore[list-item]
+        layers = [head.first for head in heads]
+        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+        outputs = F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+        return [head.rest(output) for head, output in zip(heads, outputs, strict=True)]
 
 
 def make_core(input_size: int, options: ModelOptions, generator: Generator | None = None) -> Core:

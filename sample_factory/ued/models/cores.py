@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from sample_factory.ued.models.gru_sequence import gru_states
 from sample_factory.ued.models.init import orthogonal_gates_
+from sample_factory.ued.models.lstm_sequence import lstm_states
 
 Carry = tuple[Tensor, ...]  # each [B, ...]; empty without recurrence
 
@@ -16,11 +19,7 @@ def masked(carry: Carry, reset: Tensor) -> Carry:
 
 
 class Core(nn.Module):
-    """Base of all cores, and the core that passes its input through.
-
-    A core begins with a matrix product with its input (``input_weight``, ``input_bias``), which the caller may compute
-    in another way, because the input can be highly redundant.
-    """
+    """Base of all cores, and the core that passes its input through."""
 
     is_recurrent = False
 
@@ -43,16 +42,20 @@ class Core(nn.Module):
             outputs.append(output)
         return torch.stack(outputs)
 
-    def sequence(self, x: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        """The same values as ``sequence_by_steps``, faster."""
-        return x
+    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        """The same values as ``sequence_by_steps`` for ``x = inputs[rows]``, faster.
+
+        :param inputs: different inputs ``[R, D]``
+        :param rows: which of them each step has, int64 ``[T, B]``
+        """
+        return inputs[rows]
 
 
 class LstmCore(Core):
     """LSTM without peepholes (Hochreiter & Schmidhuber, 1997; Gers et al., 2000), one bias per gate.
 
-    Gates ``i, f, g, o = W_in x + W_rec h + b``; ``c' = sigmoid(f) c + sigmoid(i) tanh(g)``; ``h' = sigmoid(o)
-    tanh(c')``. The carry is (cell, hidden).
+    Gates ``i, f, o, g = W_in x + W_rec h + b``, stacked in this order; ``c' = sigmoid(f) c + sigmoid(i) tanh(g)``;
+    ``h' = sigmoid(o) tanh(c')``. The carry is (cell, hidden).
     """
 
     is_recurrent = True
@@ -71,13 +74,14 @@ class LstmCore(Core):
 
     def step(self, x: Tensor, carry: Carry, reset: Tensor) -> tuple[Tensor, Carry]:
         cell, hidden = masked(carry, reset)
-        i, f, g, o = (x @ self.weight_ih.t() + hidden @ self.weight_hh.t() + self.bias).chunk(4, dim=-1)
+        i, f, o, g = (x @ self.weight_ih.t() + hidden @ self.weight_hh.t() + self.bias).chunk(4, dim=-1)
         cell = torch.sigmoid(f) * cell + torch.sigmoid(i) * torch.tanh(g)
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         return hidden, (cell, hidden)
 
-    def sequence(self, x: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return self.sequence_by_steps(x, carry, resets)
+    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        projected = F.linear(inputs, self.weight_ih, self.bias)  # [R, 4 H]
+        return lstm_states(projected, rows, self.weight_hh, *carry, resets)
 
 
 class GruCore(Core):
@@ -109,5 +113,6 @@ class GruCore(Core):
         hidden = (1 - z) * n + z * hidden
         return hidden, (hidden,)
 
-    def sequence(self, x: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return self.sequence_by_steps(x, carry, resets)
+    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        projected = F.linear(inputs, self.weight_ih, self.bias)  # [R, 3 H]
+        return gru_states(projected, rows, self.weight_hh, self.candidate_bias, *carry, resets)

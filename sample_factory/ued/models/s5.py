@@ -167,14 +167,13 @@ class S5Core(Core):
         return tuple(torch.zeros(batch_size, num_states, dtype=torch.complex64, device=device) for _ in self.layers)
 
     def step(self, x: Tensor, carry: Carry, reset: Tensor) -> tuple[Tensor, Carry]:
-        output, carry = self._run(x.unsqueeze(0), carry, reset.unsqueeze(0))
+        output, carry = self._run(self.encoder(x).unsqueeze(0), carry, reset.unsqueeze(0))
         return output.squeeze(0), carry
 
-    def sequence(self, x: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return self._run(x, carry, resets)[0]
+    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        return self._run(self.encoder(inputs)[rows], carry, resets)[0]
 
     def _run(self, x: Tensor, carry: Carry, resets: Tensor) -> tuple[Tensor, Carry]:
-        x = self.encoder(x)
         last_states = []
         for layer, initial in zip(self.layers, carry, strict=True):
             x, last_state = layer(x, initial, resets)

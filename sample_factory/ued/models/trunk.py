@@ -13,6 +13,7 @@ from sample_factory.ued.models.init import orthogonal_
 from sample_factory.ued.models.options import ModelOptions
 
 KERNEL = 3  # side of the convolution's window
+_SMALL_IMAGE = 64  # pixels
 
 
 def activate(x: Tensor, activation: str) -> Tensor:
@@ -32,6 +33,8 @@ class Trunk(nn.Module):
 
     :param ignored: names of observations that the network does not use
     """
+
+    matrix_idx: Tensor
 
     def __init__(
         self,
@@ -55,6 +58,9 @@ class Trunk(nn.Module):
             layer = _scalar_layer(name, size, options, generator)
             if layer is not None:
                 self.scalars[name] = layer
+        self._is_small = height * width <= _SMALL_IMAGE
+        if self._is_small:
+            self.register_buffer("matrix_idx", _matrix_indices(spec.image, options.n_conv_filters), persistent=False)
         self.positions = (height - KERNEL + 1) * (width - KERNEL + 1)
         self.channels = options.n_conv_filters * (2 if self.activation == "crelu" else 1)
         self.num_features = (
@@ -71,8 +77,16 @@ class Trunk(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features ``[N, positions * channels]`` of images ``[N, H, W, C]``."""
-        maps = self.conv(images.to(self.conv.weight.dtype).permute(0, 3, 1, 2))  # [N, F, H', W']
-        return activate(maps.permute(0, 2, 3, 1), self.activation).flatten(1)
+        weight, bias = self.conv.weight, self.conv.bias
+        images = images.to(weight.dtype)
+        if self._is_small:
+            # As one matrix [H W C, H' W' F]: faster than many small windows.
+            matrix = torch.cat([weight.flatten(), weight.new_zeros(1)])[self.matrix_idx]
+            maps = torch.addmm(bias.repeat(self.positions), images.flatten(1), matrix)  # type: ignore[union-attr]
+            maps = maps.unflatten(1, (self.positions, -1))  # [N, H' W', F]
+        else:
+            maps = self.conv(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [N, H', W', F]
+        return activate(maps, self.activation).flatten(1)
 
     def other_features(self, obs: dict[str, Tensor]) -> list[Tensor]:
         """Features of scalars and vectors, ``[..., D]`` each."""
@@ -99,3 +113,19 @@ def _scalar_layer(name: str, size: int, options: ModelOptions, generator: Genera
     table = nn.Embedding(rows, options.scalar_embed_dim)
     orthogonal_(table.weight, 1.0, generator)
     return table
+
+
+def _matrix_indices(shape: tuple[int, int, int], num_filters: int) -> Tensor:
+    """The convolution as a matrix: for each input ``(y, x, channel)`` and output ``(row, column, filter)``, which
+    element of the flat weight ``[F, C, 3, 3]`` connects them, int64; one past the last for none.
+    """
+    height, width, channels = shape
+    y, x, channel, row, column, filter_idx = torch.meshgrid(
+        *(torch.arange(n) for n in (height, width, channels, height - KERNEL + 1, width - KERNEL + 1, num_filters)),
+        indexing="ij",
+    )
+    dy, dx = y - row, x - column
+    inside = (dy >= 0) & (dy < KERNEL) & (dx >= 0) & (dx < KERNEL)
+    idx = ((filter_idx * channels + channel) * KERNEL + dy) * KERNEL + dx
+    size = num_filters * channels * KERNEL * KERNEL
+    return torch.where(inside, idx, size).reshape(height * width * channels, -1)

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.ued.models.actor_critic import ActorCritic
 from sample_factory.ued.models.cores import Carry
+from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.ppo.gae import generalised_advantages
 from sample_factory.ued.ppo.losses import categorical, ppo_losses
 from sample_factory.ued.ppo.minibatches import split_indices
@@ -70,7 +72,7 @@ class PPOConfig:
 class Minibatch:
     """Whole sequences ``[T, b, ...]`` for recurrent networks, single transitions ``[n, ...]`` for others."""
 
-    obs: dict[str, Tensor]
+    obs: DistinctObservations
     actions: Tensor
     log_probs: Tensor
     values: Tensor
@@ -92,6 +94,8 @@ class PPOAgent:
         self.n_updates = 0
         self.n_grad_updates = 0
         self.gradient_sync: GradientSync | None = None
+        if next(model.parameters()).device.type == "cpu":
+            keep_freed_memory()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(
             self._parameters, lr=config.lr, betas=_ADAM_BETAS, eps=config.adam_eps, fused=True
@@ -114,19 +118,25 @@ class PPOAgent:
         """All epochs over one rollout; returns statistics averaged over all minibatches, ``STAT_NAMES``."""
         sums = torch.zeros(len(STAT_NAMES), dtype=torch.float64)
         num_minibatches = 0
+        obs = DistinctObservations.of(rollout.obs, batch_ndim=2)
         for _ in range(self.config.n_epochs):
-            for minibatch in self.minibatches(rollout, advantages, targets, generator):
+            for minibatch in self.minibatches(rollout, obs, advantages, targets, generator):
                 sums += self._train_on(minibatch).double().cpu()
                 num_minibatches += 1
         self.n_updates += 1
         return dict(zip(STAT_NAMES, (sums / num_minibatches).tolist(), strict=True))
 
     def minibatches(
-        self, rollout: Rollout, advantages: Tensor, targets: Tensor, generator: Generator
+        self,
+        rollout: Rollout,
+        obs: DistinctObservations,
+        advantages: Tensor,
+        targets: Tensor,
+        generator: Generator,
     ) -> Iterator[Minibatch]:
         """A new random division of the rollout: of its environments if the network is recurrent, else of all steps."""
         whole = Minibatch(
-            rollout.obs,
+            obs,
             rollout.actions,
             rollout.log_probs,
             rollout.values,
@@ -206,7 +216,7 @@ def _select(batch: Minibatch, idx: Any, carry_idx: Any) -> Minibatch:
         return x.flatten(0, 1) if idx is None else x[idx]
 
     return Minibatch(
-        obs={name: pick(x) for name, x in batch.obs.items()},
+        obs=batch.obs.flatten() if idx is None else batch.obs[idx],
         actions=pick(batch.actions),
         log_probs=pick(batch.log_probs),
         values=pick(batch.values),

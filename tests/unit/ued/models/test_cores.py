@@ -20,19 +20,25 @@ def randomise(module: nn.Module, seed: int = 1) -> nn.Module:
     return module
 
 
+def run_core(core, x, carry, resets):
+    return core.sequence(x.flatten(0, 1), torch.arange(STEPS * ENVS).view(STEPS, ENVS), carry, resets)
+
+
 def test_lstm_equals_torch():
     core = randomise(LstmCore(INPUTS, HIDDEN))
     reference = nn.LSTM(INPUTS, HIDDEN)
     with torch.no_grad():
-        reference.weight_ih_l0.copy_(core.weight_ih)
-        reference.weight_hh_l0.copy_(core.weight_hh)
-        reference.bias_hh_l0.copy_(core.bias)
+        for target, source in (("weight_ih_l0", core.weight_ih), ("weight_hh_l0", core.weight_hh)):
+            i, f, o, g = source.chunk(4)
+            getattr(reference, target).copy_(torch.cat([i, f, g, o]))
+        i, f, o, g = core.bias.chunk(4)
+        reference.bias_hh_l0.copy_(torch.cat([i, f, g, o]))
         reference.bias_ih_l0.zero_()
     x = torch.randn(STEPS, ENVS, INPUTS, generator=torch.Generator().manual_seed(0))
     cell, hidden = torch.randn(2, ENVS, HIDDEN, generator=torch.Generator().manual_seed(2))
     expected, _ = reference(x, (hidden.unsqueeze(0), cell.unsqueeze(0)))
     no_resets = torch.zeros(STEPS, ENVS, dtype=torch.bool)
-    assert torch.allclose(core.sequence(x, (cell, hidden), no_resets), expected, atol=1e-6)
+    assert torch.allclose(run_core(core, x, (cell, hidden), no_resets), expected, atol=1e-6)
     assert torch.allclose(core.sequence_by_steps(x, (cell, hidden), no_resets), expected, atol=1e-6)
 
 
@@ -49,7 +55,7 @@ def test_gru_equals_torch():
     hidden = torch.randn(ENVS, HIDDEN, generator=torch.Generator().manual_seed(2))
     expected, _ = reference(x, hidden.unsqueeze(0))
     no_resets = torch.zeros(STEPS, ENVS, dtype=torch.bool)
-    assert torch.allclose(core.sequence(x, (hidden,), no_resets), expected, atol=1e-6)
+    assert torch.allclose(run_core(core, x, (hidden,), no_resets), expected, atol=1e-6)
     assert torch.allclose(core.sequence_by_steps(x, (hidden,), no_resets), expected, atol=1e-6)
 
 

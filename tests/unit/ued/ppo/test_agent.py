@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.ppo.agent import STAT_NAMES, PPOAgent, PPOConfig
 from sample_factory.ued.ppo.losses import categorical, ppo_losses
 from sample_factory.ued.rollouts import Rollout, log_probs_of
@@ -138,7 +139,9 @@ def test_minibatches_of_recurrent_networks_are_whole_sequences():
     generator = torch.Generator().manual_seed(0)
     seen = []
     for _ in range(3):
-        parts = list(agent.minibatches(rollout, advantages, targets, generator))
+        parts = list(
+            agent.minibatches(rollout, DistinctObservations.of(rollout.obs, 2), advantages, targets, generator)
+        )
         order = torch.cat([part.actions[0] for part in parts])
         assert sorted(order.tolist()) == list(range(ENVS))
         for part in parts:
@@ -155,12 +158,17 @@ def test_minibatches_of_feed_forward_networks_are_transitions():
     agent, rollout = make_agent("none", n_minibatches=3)
     rollout.actions = torch.arange(STEPS * ENVS).view(STEPS, ENVS)
     advantages, targets = agent.advantages(rollout)
-    parts = list(agent.minibatches(rollout, advantages, targets, torch.Generator().manual_seed(0)))
+    parts = list(
+        agent.minibatches(
+            rollout, DistinctObservations.of(rollout.obs, 2), advantages, targets, torch.Generator().manual_seed(0)
+        )
+    )
     order = torch.cat([part.actions for part in parts])
     assert order.tolist() != sorted(order.tolist()) and sorted(order.tolist()) == list(range(STEPS * ENVS))
     for part in parts:
         assert torch.equal(part.targets, targets.flatten(0, 1)[part.actions])
-        assert torch.equal(part.obs["image"], rollout.obs["image"].flatten(0, 1)[part.actions])
+        images = part.obs.obs["image"][part.obs.rows]
+        assert torch.equal(images, rollout.obs["image"].flatten(0, 1)[part.actions])
 
 
 @pytest.mark.parametrize("core, message", [("gru", "4 environments"), ("none", "24 transitions")])
