@@ -13,9 +13,10 @@ from sample_factory.ued.curricula.parallel_plr import ParallelReplay
 from sample_factory.ued.curricula.plr import LevelReplay, SequentialReplay
 from sample_factory.ued.curricula.settings import LearnabilitySettings, ReplaySettings
 from sample_factory.ued.curricula.sfl import LearnabilitySampling
-from sample_factory.ued.envs.interfaces import TeacherEnv, UedEnv
-from sample_factory.ued.envs.registration import get_comparator, get_mutator
+from sample_factory.ued.envs.interfaces import Comparator, TeacherEnv, UedEnv
+from sample_factory.ued.envs.registration import get_comparator, get_entry, get_mutator
 
+IGNORE_DIRECTION = "ignore_direction"
 RUNNERS = ("dr", "plr", "paired", "sfl")
 
 
@@ -47,5 +48,12 @@ def _make_replay(
     replay = ReplaySettings.of(config, settings)
     kind: type[LevelReplay[Any, Any]] = ParallelReplay if replay.parallel else SequentialReplay
     mutator = None if replay.mutation is None else get_mutator(config.env_name, replay.mutation.operator)
-    comparator = get_comparator(config.env_name) if replay.unique else None
+    comparator = _comparator(config.env_name, settings.minimax_compat) if replay.unique else None
     return kind(settings, replay, env, agents, generator, mutator=mutator, comparator=comparator)
+
+
+def _comparator(env_name: str, minimax_compat: bool) -> Comparator[Any]:
+    """The published minimax does not look at the direction in which an agent starts."""
+    if minimax_compat and IGNORE_DIRECTION in get_entry(env_name).comparators:
+        return get_comparator(env_name, IGNORE_DIRECTION)
+    return get_comparator(env_name)

@@ -20,7 +20,7 @@ from sample_factory.ued.curricula.common import (
 )
 from sample_factory.ued.curricula.episodes import FinishedEpisodes, recent_return
 from sample_factory.ued.curricula.level_metrics import LONGEST, metric_names, summarise
-from sample_factory.ued.curricula.playing import restart_on_same, to_score
+from sample_factory.ued.curricula.playing import begin, to_score
 from sample_factory.ued.curricula.scores import (
     NUM_STUDENTS_OF_PAIRS,
     PAIR_SCORES,
@@ -102,12 +102,13 @@ class TeacherCurriculum(Curriculum[Levels, State]):
 
     def _train_student(self, index: int, copied: Levels) -> tuple[ScoredRollout, Stats]:
         settings, student = self.settings, self.students[index]
+        state, restart = begin(self.env, copied, self.generator)
         rollout = collect_rollout(
             self.env,
-            self.env.reset(copied, self.generator),
+            state,
             student.model,
             settings.num_steps,
-            restart_on_same(self.env, copied, self.generator),
+            restart,
             self.generator,
             bootstrap_time_limits=settings.bootstrap_time_limits,
             initial_carry=self._carries[index],

@@ -19,15 +19,24 @@ _STEPS_BETWEEN_CHECKS = 32
 _WORTH_COMPACTING = 0.75  # share of rows still of interest below which the others are dropped
 
 
-def restart_on_same(
+def begin(
     env: UedEnv[Levels, State], levels: Levels, generator: Generator
-) -> Callable[[Tensor, State], State]:
-    """Episodes begin again on the level of their environment: row i of ``levels``."""
+) -> tuple[State, Callable[[Tensor, State], State]]:
+    """Start states of the levels, and what lets finished episodes begin again on the level of their environment.
 
-    def restart(done: Tensor, state: State) -> State:
+    Where starting needs no random numbers, start states are copied: a handful of levels costs as much to start as all.
+    """
+    before = generator.get_state()
+    starts = env.reset(levels, generator)
+    is_random = not torch.equal(before, generator.get_state())
+
+    def start_again(done: Tensor, state: State) -> State:
         return env.reset(levels[done], generator)
 
-    return restart
+    def copy_start(done: Tensor, state: State) -> State:
+        return starts[done]
+
+    return (starts, start_again) if is_random else (starts.clone(), copy_start)
 
 
 class FreshLevels(Generic[Levels, State]):
@@ -103,7 +112,7 @@ def play_episodes(
     Only its first ``num_episodes`` finished episodes count. Levels that have them are dropped on the way: batches get
     smaller, results do not change.
     """
-    state = env.reset(levels, generator)
+    state, restart = begin(env, levels, generator)
     count = len(levels)
     carry = model.initial_carry(count)
     noise = gumbel_noise([min(_STEPS_BETWEEN_CHECKS, max_steps), count, model.num_actions], generator)
@@ -129,7 +138,7 @@ def play_episodes(
                 num_solved[ended] += env.solved(running[counted]).long()
                 episodes[ended] += 1
                 running[done] = 0.0
-                state.put(done, env.reset(levels[rows[done]], generator))
+                state.put(done, restart(rows[done], state))
         steps_done += len(noise)
         env_steps += len(noise) * len(rows)
         wanted = (episodes[rows] < num_episodes).nonzero().squeeze(1)

@@ -27,7 +27,7 @@ from sample_factory.ued.curricula.episodes import FinishedEpisodes, recent_retur
 from sample_factory.ued.curricula.level_buffer import LevelBuffer
 from sample_factory.ued.curricula.level_metrics import example_level, metric_names, summarise
 from sample_factory.ued.curricula.mutation import Mutation
-from sample_factory.ued.curricula.playing import restart_on_same
+from sample_factory.ued.curricula.playing import begin
 from sample_factory.ued.curricula.prioritisation import Floats, Ints
 from sample_factory.ued.curricula.settings import ReplaySettings
 from sample_factory.ued.curricula.student_replay import StudentReplay
@@ -108,12 +108,13 @@ class LevelReplay(Curriculum[Levels, State]):
         """Rollout on copies of the levels, advantages and value targets, by the student as it is now."""
         settings, student = self.settings, self.students[index]
         copied = levels.repeat_interleave(settings.copies)
+        state, restart = begin(self.env, copied, self.generator)
         rollout = collect_rollout(
             self.env,
-            self.env.reset(copied, self.generator),
+            state,
             student.model,
             settings.num_steps,
-            restart_on_same(self.env, copied, self.generator),
+            restart,
             self.generator,
             bootstrap_time_limits=settings.bootstrap_time_limits,
         )

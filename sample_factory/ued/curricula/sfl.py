@@ -24,7 +24,7 @@ from sample_factory.ued.curricula.common import (
 )
 from sample_factory.ued.curricula.episodes import FinishedEpisodes, recent_return
 from sample_factory.ued.curricula.level_metrics import example_level, metric_names, summarise
-from sample_factory.ued.curricula.playing import play_episodes, restart_on_same
+from sample_factory.ued.curricula.playing import begin, play_episodes
 from sample_factory.ued.curricula.settings import LearnabilitySettings
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.models.actor_critic import ActorCritic
@@ -129,12 +129,13 @@ class LearnabilitySampling(Curriculum[Levels, State]):
         chosen = torch.randint(len(kept.levels), [self._num_kept_levels], generator=generator, device=generator.device)
         drawn = kept.levels[chosen]
         copied = type(fresh).cat([fresh, drawn]).repeat_interleave(settings.copies)
+        state, restart = begin(self.env, copied, generator)
         rollout = collect_rollout(
             self.env,
-            self.env.reset(copied, generator),
+            state,
             student.model,
             settings.num_steps,
-            restart_on_same(self.env, copied, generator),
+            restart,
             generator,
             bootstrap_time_limits=settings.bootstrap_time_limits,
         )
