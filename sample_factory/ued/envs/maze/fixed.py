@@ -9,7 +9,7 @@ from torch import Generator
 
 from sample_factory.ued.envs.maze.layouts import LAYOUTS
 from sample_factory.ued.envs.maze.level import DIRECTION_MARKS, NUM_DIRECTIONS, MazeLevels
-from sample_factory.ued.envs.maze.sampling import draw_int
+from sample_factory.ued.envs.sampling import draw_int
 
 
 @dataclass(frozen=True)

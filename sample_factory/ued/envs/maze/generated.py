@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from sample_factory.ued.envs.maze.level import NUM_DIRECTIONS, MazeLevels, tile_pos
 from sample_factory.ued.envs.maze.perfect import spanning_tree_walls
-from sample_factory.ued.envs.maze.sampling import draw_int, draw_tiles
+from sample_factory.ued.envs.sampling import draw_int, draw_tiles
 
 
 def _check_odd(what: str, height: int, width: int, least: int) -> None:

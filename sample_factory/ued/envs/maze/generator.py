@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from sample_factory.ued.envs.maze.level import NUM_DIRECTIONS, MazeLevels, check_maze_size, tile_pos
-from sample_factory.ued.envs.maze.sampling import draw_int, draw_tiles
+from sample_factory.ued.envs.sampling import draw_int, draw_tiles
 
 
 class LevelSampler(Protocol):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sample_factory.ued.envs.maze.level import MazeLevels
-from sample_factory.ued.envs.maze.shortest_paths import shortest_path_lengths
+from sample_factory.ued.envs.shortest_paths import shortest_path_lengths
 
 
 def maze_metrics(levels: MazeLevels) -> dict[str, Tensor]:

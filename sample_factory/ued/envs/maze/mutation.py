@@ -6,7 +6,7 @@ import torch
 from torch import Generator
 
 from sample_factory.ued.envs.maze.level import MazeLevels, tile_pos
-from sample_factory.ued.envs.maze.sampling import draw_int, draw_tiles
+from sample_factory.ued.envs.sampling import draw_int, draw_tiles
 
 NO_EDIT, FLIP_WALL, MOVE_GOAL = range(3)
 

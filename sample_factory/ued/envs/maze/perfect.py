@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from sample_factory.ued.envs.maze.sampling import draw_int
+from sample_factory.ued.envs.sampling import draw_int
 
 
 def spanning_tree_walls(num_mazes: int, height: int, width: int, generator: Generator) -> Tensor:

@@ -12,9 +12,9 @@ from sample_factory.ued.envs.interfaces import Observations, ObservationSpec
 from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.level import NUM_DIRECTIONS, MazeLevels, tile_pos
 from sample_factory.ued.envs.maze.observation import tile_codes
-from sample_factory.ued.envs.maze.sampling import draw_int, draw_tiles
 from sample_factory.ued.envs.maze.state import FIRST_AGENT, GOAL
 from sample_factory.ued.envs.registration import is_minimax_compat
+from sample_factory.ued.envs.sampling import draw_int, draw_tiles
 from sample_factory.ued.envs.tensor_struct import TensorStruct
 
 

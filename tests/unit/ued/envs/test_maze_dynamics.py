@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
+from sample_factory.ued.envs.maze.builders import make_maze
 from sample_factory.ued.envs.maze.env import FORWARD, LEFT, NUM_ACTIONS, RIGHT, MazeEnv
 from sample_factory.ued.envs.maze.level import MazeLevels, check_maze_levels, level_to_text, levels_from_text
 from sample_factory.ued.envs.maze.state import MazeState
-from sample_factory.ued.envs.registration import make_ued_env
 from tests.unit.ued.envs.plain_maze import PlainMaze
 
 WALLS = ((4, 4), (5, 6), (2, 5), (3, 3), (0, 6))
@@ -36,27 +38,27 @@ def step(env: MazeEnv, state: MazeState, action: int) -> tuple[float, bool, bool
 
 @pytest.mark.parametrize("direction", range(4))
 def test_recorded_observations(direction: int) -> None:
-    env = make_ued_env("Maze", see_agent=False, normalize_obs=False)
+    env = make_maze(see_agent=False, normalize_obs=False)
     image = env.observe(env.reset(one_level((3, 6), direction), torch.Generator()))["image"]
     assert image.dtype == torch.uint8
     assert image[0, :, :, 0].tolist() == [list(row) for row in SEEN[direction]]
 
 
 def test_recorded_observation_in_a_corner() -> None:
-    env = make_ued_env("Maze", see_agent=False, normalize_obs=False)
+    env = make_maze(see_agent=False, normalize_obs=False)
     image = env.observe(env.reset(one_level((0, 0), 3), torch.Generator()))["image"]
     assert image[0, :, :, 0].tolist() == [[2] * 5] * 4 + [[2, 2, 1, 1, 1]]
 
 
 def test_recorded_code_of_the_agent() -> None:
-    env = make_ued_env("Maze")
+    env = make_maze()
     observations = env.observe(env.reset(one_level((3, 6), 2), torch.Generator()))
     torch.testing.assert_close(observations["image"][0, 4, 2], torch.tensor([1.0, 0.0, 0.2]))
     assert observations["agent_dir"].tolist() == [2]
 
 
 def test_recorded_steps() -> None:
-    env = make_ued_env("Maze")
+    env = make_maze()
     state = env.reset(one_level((4, 5), 0), torch.Generator())
     assert step(env, state, FORWARD) == (0.0, False, False)
     assert env.agent_positions(state).tolist() == [[5, 5]]
@@ -67,7 +69,7 @@ def test_recorded_steps() -> None:
 
 
 def test_the_limit_truncates_unless_the_goal_is_hit_on_the_last_step() -> None:
-    env = make_ued_env("Maze", max_episode_steps=2)
+    env = make_maze(max_episode_steps=2)
     away, towards = (
         env.reset(one_level((0, 0), 0), torch.Generator()),
         env.reset(one_level((4, 5), 0), torch.Generator()),
@@ -85,8 +87,7 @@ def test_the_limit_truncates_unless_the_goal_is_hit_on_the_last_step() -> None:
 def test_walks_equal_the_plain_maze(height: int, width: int, view_size: int, see_agent: bool) -> None:
     generator = torch.Generator().manual_seed(7)
     num_steps, num_levels, limit = 160, 16, 150
-    env = make_ued_env(
-        "Maze",
+    env = make_maze(
         height=height,
         width=width,
         n_walls=height * width // 4,
@@ -121,7 +122,7 @@ def test_walks_equal_the_plain_maze(height: int, width: int, view_size: int, see
 
 def test_observations_are_no_views_and_match_their_spec() -> None:
     generator = torch.Generator().manual_seed(0)
-    env = make_ued_env("Maze", obs_agent_pos=True)
+    env = make_maze(obs_agent_pos=True)
     state = env.reset(env.sample_levels(3, generator), generator)
     before = env.observe(state)
     kept = {name: value.clone() for name, value in before.items()}
@@ -139,7 +140,7 @@ def test_observations_are_no_views_and_match_their_spec() -> None:
 
 def test_one_hot_view_has_one_channel_per_kind_of_tile() -> None:
     generator = torch.Generator().manual_seed(0)
-    env, plain_env = make_ued_env("Maze", one_hot_obs=True), make_ued_env("Maze", normalize_obs=False)
+    env, plain_env = make_maze(one_hot_obs=True), make_maze(normalize_obs=False)
     levels = env.sample_levels(16, generator)
     image = env.observe(env.reset(levels, generator))["image"]
     codes = plain_env.observe(plain_env.reset(levels, generator))["image"]
@@ -151,7 +152,7 @@ def test_one_hot_view_has_one_channel_per_kind_of_tile() -> None:
 
 def test_finished_rows_get_new_starts_by_writing_them() -> None:
     generator = torch.Generator().manual_seed(3)
-    env = make_ued_env("Maze", n_walls=40)
+    env = make_maze(n_walls=40)
     levels, others = env.sample_levels(4, generator), env.sample_levels(2, generator)
     state = env.reset(levels, generator)
     for action in (FORWARD, LEFT, FORWARD):
@@ -171,7 +172,7 @@ def test_finished_rows_get_new_starts_by_writing_them() -> None:
 
 
 def test_solved_means_a_positive_return() -> None:
-    env = make_ued_env("Maze")
+    env = make_maze()
     assert env.solved(torch.tensor([0.0, 0.1, 0.99])).tolist() == [False, True, True]
 
 
@@ -224,7 +225,7 @@ def test_impossible_levels(agent: tuple[int, int], goal: tuple[int, int], direct
 
 
 def test_levels_of_another_size_are_refused() -> None:
-    env = make_ued_env("Maze", height=5, width=5, n_walls=3)
+    env = make_maze(height=5, width=5, n_walls=3)
     with pytest.raises(ValueError, match=r"13x13 tiles in an environment of 5x5"):
         env.reset(one_level((0, 0), 0), torch.Generator())
 
@@ -241,6 +242,6 @@ def test_levels_of_another_size_are_refused() -> None:
         ({"compat": "maximin"}, "compat"),
     ],
 )
-def test_impossible_options(options: dict[str, int], message: str) -> None:
+def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        make_ued_env("Maze", **options)
+        make_maze(**options)

@@ -152,7 +152,7 @@ def test_noise_is_uniform_and_new_at_every_step() -> None:
     first, second = (teacher.observe(state, generator)["noise"] for _ in range(2))
     assert not torch.equal(first, second)
     assert float(first.mean()) == pytest.approx(0.5, abs=0.03)
-    assert 0 <= float(first.min()) and float(first.max()) < 1
+    assert float(first.min()) >= 0 and float(first.max()) < 1
     assert make_teacher(noise_dim=0).observation_spec.vectors == {}
 
 

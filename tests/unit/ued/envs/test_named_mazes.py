@@ -10,8 +10,8 @@ import torch
 from sample_factory.ued.envs.maze.generated import Crossing, FourRooms, PerfectMaze
 from sample_factory.ued.envs.maze.level import MazeLevels, check_maze_levels
 from sample_factory.ued.envs.maze.perfect import spanning_tree_walls
-from sample_factory.ued.envs.maze.shortest_paths import shortest_path_lengths
 from sample_factory.ued.envs.registration import make_ued_env, registered_ued_envs
+from sample_factory.ued.envs.shortest_paths import shortest_path_lengths
 
 # id, side, walls, start, direction, goal (None: several), step limit, path lengths
 FIXED: list[tuple[str, int, int, tuple[int, int], int, tuple[int, int] | None, int, set[int]]] = [
