@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sample_factory.ued.envs.interfaces import Observations, TeacherEnv, UedEnv
+from sample_factory.ued.models.acting import Actor
 from sample_factory.ued.models.actor_critic import ActorCritic
 from sample_factory.ued.models.cores import Carry
 
@@ -115,35 +116,32 @@ def collect_rollout(
     :param initial_carry: carry before the first step; zeros by default
     """
     num_envs = len(state)
-    carry = first_carry = model.initial_carry(num_envs) if initial_carry is None else initial_carry
-    noise = gumbel_noise([num_steps, num_envs, model.num_actions], generator)
-    reset = torch.zeros(num_envs, dtype=torch.bool, device=noise.device)
-    recorder = _Recorder(num_steps)
+    first_carry = model.initial_carry(num_envs) if initial_carry is None else initial_carry
+    actor = Actor(model, num_steps, num_envs, first_carry)
     levels = env.levels_of(state)
-    records: tuple[list[Tensor], ...] = ([], [], [], [], [], [])
-    final_values: Tensor | None = None
+    noise = gumbel_noise([num_steps, num_envs, model.num_actions], generator)
+    recorder = _Recorder(num_steps)
+    actions = torch.empty([num_steps, num_envs], dtype=torch.int64, device=noise.device)
+    records: tuple[list[Tensor], ...] = ([], [], [])
+    final_values = noise.new_zeros(num_steps, num_envs, model.value_ensemble_size) if bootstrap_time_limits else None
     for t in range(num_steps):
         obs = env.observe(state)
         recorder.add(t, obs)
-        step_values, step_logits, carry = model.step(obs, carry, reset)
-        action = (step_logits + noise[t]).argmax(-1)
-        outcome = env.step(state, action, generator)
-        reset = outcome.done
-        if bootstrap_time_limits:
-            if final_values is None:
-                final_values = step_values.new_zeros(num_steps, *step_values.shape)
-            _add_final_values(final_values[t], env, state, model, carry, outcome.truncated)
-        done_idx = reset.nonzero().squeeze(1)
+        torch.argmax(noise[t].add_(actor.act(obs)), dim=1, out=actions[t])
+        outcome = env.step(state, actions[t], generator)
+        if final_values is not None:
+            _add_final_values(final_values[t], env, state, model, actor, outcome.truncated)
+        done_idx = outcome.done.nonzero().squeeze(1)
         if len(done_idx) > 0:
             state.put(done_idx, restart(done_idx, state))
-        for record, item in zip(
-            records,
-            (step_values, step_logits, action, outcome.reward, outcome.done, outcome.truncated),
-            strict=True,
-        ):
+            if t + 1 < num_steps:
+                actor.reset(done_idx)
+        for record, item in zip(records, (outcome.reward, outcome.done, outcome.truncated), strict=True):
             record.append(item)
-    last_values, _, _ = model.step(env.observe(state), carry, torch.zeros_like(reset))
-    values, logits, actions, rewards, dones, truncated = (torch.stack(record) for record in records)
+    rewards, dones, truncated = (torch.stack(record) for record in records)
+    values, logits = actor.values_and_logits()
+    final_carry = actor.carry
+    last_values, _, _ = model.step(env.observe(state), final_carry, torch.zeros_like(dones[0]))
     return Rollout(
         obs=recorder.obs,
         actions=actions,
@@ -153,7 +151,7 @@ def collect_rollout(
         log_probs=log_probs_of(logits, actions),
         values=values,
         initial_carry=first_carry,
-        final_carry=carry,
+        final_carry=final_carry,
         last_values=last_values,
         start_levels=levels,
         final_values=final_values,
@@ -161,7 +159,7 @@ def collect_rollout(
 
 
 def _add_final_values(
-    target: Tensor, env: UedEnv, state: Any, model: ActorCritic, carry: Carry, truncated: Tensor
+    target: Tensor, env: UedEnv, state: Any, model: ActorCritic, actor: Actor, truncated: Tensor
 ) -> None:
     """Write the values of the current observations of truncated environments into their rows of ``target`` [B, K]."""
     idx = truncated.nonzero().squeeze(1)
@@ -169,7 +167,7 @@ def _add_final_values(
         return
     obs = {name: x[idx] for name, x in env.observe(state).items()}
     no_reset = torch.zeros(len(idx), dtype=torch.bool, device=idx.device)
-    target[idx] = model.step(obs, tuple(part[idx] for part in carry), no_reset)[0]
+    target[idx] = model.step(obs, tuple(part[idx] for part in actor.carry), no_reset)[0]
 
 
 def log_probs_of(logits: Tensor, actions: Tensor) -> Tensor:
@@ -192,33 +190,29 @@ def collect_teacher_rollout(
     """
     num_steps = env.episode_length
     state = env.reset(num_levels, generator)
-    carry = first_carry = model.initial_carry(num_levels) if initial_carry is None else initial_carry
+    first_carry = model.initial_carry(num_levels) if initial_carry is None else initial_carry
+    actor = Actor(model, num_steps, num_levels, first_carry)
     noise = gumbel_noise([num_steps, num_levels, model.num_actions], generator)
-    no_reset = torch.zeros(num_levels, dtype=torch.bool, device=noise.device)
     recorder = _Recorder(num_steps)
-    values, logits, actions = [], [], []
+    actions = torch.empty([num_steps, num_levels], dtype=torch.int64, device=noise.device)
     for t in range(num_steps):
         obs = env.observe(state, generator)
         recorder.add(t, obs)
-        step_values, step_logits, carry = model.step(obs, carry, no_reset)
-        action = (step_logits + noise[t]).argmax(-1)
-        env.step(state, action, generator)
-        values.append(step_values)
-        logits.append(step_logits)
-        actions.append(action)
-    all_actions = torch.stack(actions)
+        torch.argmax(noise[t].add_(actor.act(obs)), dim=1, out=actions[t])
+        env.step(state, actions[t], generator)
+    values, logits = actor.values_and_logits()
     dones = torch.zeros(num_steps, num_levels, dtype=torch.bool, device=noise.device)
     dones[-1] = True
     rollout = Rollout(
         obs=recorder.obs,
-        actions=all_actions,
+        actions=actions,
         rewards=torch.zeros_like(dones, dtype=torch.float32),
         dones=dones,
         truncated=torch.zeros_like(dones),
-        log_probs=log_probs_of(torch.stack(logits), all_actions),
-        values=torch.stack(values),
+        log_probs=log_probs_of(logits, actions),
+        values=values,
         initial_carry=first_carry,
-        final_carry=carry,
+        final_carry=actor.carry,
         last_values=torch.zeros_like(values[-1]),
     )
     return rollout, env.decode(state)

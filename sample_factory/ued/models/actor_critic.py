@@ -118,16 +118,20 @@ class ActorCritic(nn.Module):
 
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Values ``[..., K]`` and logits ``[..., A]`` of core outputs ``[..., H]``."""
-        policy, *values = self._head_outputs(x)
+        policy, *values = _head_outputs([self.policy, *self.values], x)  # type: ignore[list-item]
         return torch.cat(values, dim=-1), policy
 
-    def _head_outputs(self, x: Tensor) -> list[Tensor]:
-        """Of the policy and all value heads; they share one product with ``x``."""
-        heads: list[Head] = [self.policy, *self.values]  # type: ignore[list-item]
-        layers = [head.first for head in heads]
-        weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-        outputs = F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
-        return [head.rest(output) for head, output in zip(heads, outputs, strict=True)]
+    def head_values(self, x: Tensor) -> Tensor:
+        """Values ``[..., K]`` alone."""
+        return torch.cat(_head_outputs(list(self.values), x), dim=-1)  # type: ignore[arg-type]
+
+
+def _head_outputs(heads: list[Head], x: Tensor) -> list[Tensor]:
+    """Outputs of all heads for the same input; they share one product with it."""
+    layers = [head.first for head in heads]
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    outputs = F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    return [head.rest(output) for head, output in zip(heads, outputs, strict=True)]
 
 
 def make_core(input_size: int, options: ModelOptions, generator: Generator | None = None) -> Core:

@@ -58,8 +58,8 @@ class Trunk(nn.Module):
             layer = _scalar_layer(name, size, options, generator)
             if layer is not None:
                 self.scalars[name] = layer
-        self._is_small = height * width <= _SMALL_IMAGE
-        if self._is_small:
+        self.is_small = height * width <= _SMALL_IMAGE
+        if self.is_small:
             self.register_buffer("matrix_idx", _matrix_indices(spec.image, options.n_conv_filters), persistent=False)
         self.positions = (height - KERNEL + 1) * (width - KERNEL + 1)
         self.channels = options.n_conv_filters * (2 if self.activation == "crelu" else 1)
@@ -77,16 +77,20 @@ class Trunk(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features ``[N, positions * channels]`` of images ``[N, H, W, C]``."""
-        weight, bias = self.conv.weight, self.conv.bias
-        images = images.to(weight.dtype)
-        if self._is_small:
-            # As one matrix [H W C, H' W' F]: faster than many small windows.
-            matrix = torch.cat([weight.flatten(), weight.new_zeros(1)])[self.matrix_idx]
-            maps = torch.addmm(bias.repeat(self.positions), images.flatten(1), matrix)  # type: ignore[union-attr]
+        images = images.to(self.conv.weight.dtype)
+        if self.is_small:
+            matrix, bias = self.dense_convolution()
+            maps = torch.addmm(bias, images.flatten(1), matrix)
             maps = maps.unflatten(1, (self.positions, -1))  # [N, H' W', F]
         else:
             maps = self.conv(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [N, H', W', F]
         return activate(maps, self.activation).flatten(1)
+
+    def dense_convolution(self) -> tuple[Tensor, Tensor]:
+        """The convolution of small images as one matrix ``[H W C, H' W' F]`` and a bias: faster than many windows."""
+        weight, bias = self.conv.weight, self.conv.bias
+        matrix = torch.cat([weight.flatten(), weight.new_zeros(1)])[self.matrix_idx]
+        return matrix, bias.repeat(self.positions)  # type: ignore[union-attr]
 
     def other_features(self, obs: dict[str, Tensor]) -> list[Tensor]:
         """Features of scalars and vectors, ``[..., D]`` each."""
