@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("algo.sampling", "algo.learning"),
     ("algo.runners",),
     ("pbt", "monitoring", "algo.evaluators"),
+    ("ued",),
     ("train", "enjoy", "eval", "export_onnx", "launcher", "huggingface"),
 )
 
