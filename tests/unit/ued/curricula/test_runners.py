@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sample_factory.ued.curricula.common import Curriculum, CycleReport
+from sample_factory.ued.envs.maze.comparator import same_levels
 from tests.unit.ued.curricula.maze_runs import ACCEL, PAIRED, REPLAY, RUNS, SFL, configure, make_run
 
 PPO_NAMES = ["actor_loss", "entropy", "grad_norm", "mean_gae", "mean_target", "mean_value", "total_loss", "value_loss"]
@@ -166,6 +167,52 @@ def test_mutation_steps_follow_replay_cycles() -> None:
         assert report.mutation_steps == (BATCH_STEPS if is_replay else 0)
     assert any(report.mutation_steps for report in reports)
     assert run.buffers[0].num_mutations.max() > 0
+
+
+def test_mutants_are_played_by_the_updated_student() -> None:
+    run: Any = make_run(**ACCEL | {"plr_replay_prob": 1.0, "plr_buffer_size": 4, "plr_min_fill_ratio": 0.3})
+    run_cycles(run, 2)
+    assert run.buffers[0].is_warm
+    events = []
+    play, update = run._play, run.students[0].update
+    run._play = lambda *args: (events.append("play"), play(*args))[1]
+    run.students[0].update = lambda *args: (events.append("update"), update(*args))[1]
+    run.run_cycle()
+    assert events == ["play", "update", "play"]
+
+
+@pytest.mark.parametrize("more", [{}, {"plr_use_parallel_eval": True}, {"n_eval": 2, "plr_use_parallel_eval": True}])
+def test_students_learn_from_stored_levels_only_and_start_where_those_start(more: dict[str, Any]) -> None:
+    run: Any = make_run(**ACCEL | more | {"plr_replay_prob": 1.0})
+    seen = []
+    update = run.students[0].update
+    run.students[0].update = lambda rollout, *rest: (seen.append(rollout), update(rollout, *rest))[1]
+    while not run.buffers[0].is_warm:
+        run.run_cycle()
+    stored = run.buffers[0].stored().clone()
+    seen.clear()
+    run.run_cycle()
+    (rollout,) = seen
+    copies = more.get("n_eval", 1)
+    assert rollout.num_envs == 4 * copies
+    assert same_levels(rollout.start_levels, stored).any(1).all()
+    first, second = rollout.start_levels[0], rollout.start_levels[1]
+    assert copies == 1 or torch.equal(first.wall_map, second.wall_map)
+
+
+def test_minimax_settings_of_the_buffer() -> None:
+    plain: Any = make_run(**REPLAY)
+    minimax: Any = make_run(**REPLAY | {"ued_compat": "minimax"})
+    assert (plain.replay.buffer.refresh_age, plain.replay.buffer.uniform_fallback) == (True, True)
+    assert (minimax.replay.buffer.refresh_age, minimax.replay.buffer.uniform_fallback) == (False, False)
+
+
+def test_minimax_mutates_the_whole_batch_in_parallel_runs() -> None:
+    flags = ACCEL | {"plr_use_parallel_eval": True, "plr_mutation_criterion": "easy", "plr_mutation_subsample_size": 2}
+    plain: Any = make_run(**flags)
+    minimax: Any = make_run(**flags | {"ued_compat": "minimax"})
+    assert (plain.replay.mutation.criterion, minimax.replay.mutation.criterion) == ("easy", "batch")
+    assert plain.replay.replay_prob == 1.0
 
 
 @pytest.mark.parametrize("flags", [ACCEL, ACCEL | {"plr_use_parallel_eval": True}])
