@@ -49,7 +49,7 @@ def play_first_episodes(env: UedEnv[Any, Any], model: ActorCritic, count: int, g
 
 
 class Evaluator:
-    """``envs``: name -> environment. ``students``: which ones, see :func:`student_indices`."""
+    """``envs``: name -> environment; without any nothing is evaluated. ``students``: see :func:`student_indices`."""
 
     def __init__(self, envs: Mapping[str, UedEnv[Any, Any]], num_episodes: int, students: str | None = None) -> None:
         if num_episodes < 1:
@@ -57,13 +57,6 @@ class Evaluator:
         self._envs = dict(envs)
         self._num_episodes = num_episodes
         self._students = students
-
-    @classmethod
-    def of(cls, config: Any) -> Evaluator:
-        """From the parsed configuration. Without test environments nothing is evaluated."""
-        names = split_names(config.eval_args.env_names)
-        envs = {name: make_test_env(name, config) for name in names}
-        return cls(envs, config.eval_args.n_episodes, config.eval_args.agent_idxs)
 
     def columns(self, num_students: int) -> list[str]:
         """Names of all results, in alphabetical order."""

@@ -15,7 +15,7 @@ from sample_factory.ued.curricula.cvar import (
     solvable_levels,
     worst_case,
 )
-from sample_factory.ued.curricula.evaluation import Evaluator, split_names, student_indices
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, split_names, student_indices
 from sample_factory.ued.envs.registration import make_ued_env
 from tests.unit.ued.curricula.maze_runs import configure, make_run
 from tests.unit.ued.curricula.scripted import ScriptedModel, UniformModel
@@ -42,15 +42,10 @@ def test_split_names() -> None:
 
 
 def test_results_by_column() -> None:
-    config = configure(
-        n_students=2,
-        test_env_names="Maze-SixteenRooms,Maze-FourRooms",
-        test_n_episodes=2,
-        test_agent_idxs="1",
-        maze_test_see_agent=False,
-    )
+    config = configure(maze_test_see_agent=False)
     run = make_run(n_students=2)
-    evaluator = Evaluator.of(config)
+    envs = {name: make_test_env(name, config) for name in ("Maze-SixteenRooms", "Maze-FourRooms")}
+    evaluator = Evaluator(envs, num_episodes=2, students="1")
     results = evaluator.run(run.students, seeded(0))
     assert sorted(results) == evaluator.columns(2)
     assert evaluator.columns(2) == [
@@ -63,8 +58,20 @@ def test_results_by_column() -> None:
     assert evaluator.run(run.students, seeded(0)) == results
 
 
+def test_options_of_test_environments() -> None:
+    seen, unseen = (make_test_env("Maze-SixteenRooms", configure(maze_test_see_agent=see)) for see in (True, False))
+    (with_agent, without) = (
+        env.observe(env.reset(env.sample_levels(1, seeded(0)), seeded(0)))["image"] for env in (seen, unseen)
+    )
+    assert not torch.equal(with_agent, without)
+    with pytest.raises(ValueError, match="Maze-Labyrinth"):
+        make_test_env("Maze-Labyrint", configure())
+    with pytest.raises(ValueError, match="test_n_episodes"):
+        Evaluator({}, 0)
+
+
 def test_no_test_environments_no_results() -> None:
-    evaluator = Evaluator.of(configure())
+    evaluator = Evaluator({}, 1)
     assert evaluator.columns(1) == [] and evaluator.run(make_run().students, seeded(0)) == {}
 
 
