@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sample_factory.ued.models.actor_critic import ActorCritic, Observations
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.s5 import S5Core, S5Layer
 from sample_factory.ued.models.trunk import Trunk
 
 _ALIGNMENT = 16  # matrix products are faster if sizes are multiples of it
@@ -26,8 +27,9 @@ class CoreActor:
 
     def __init__(self, core: Core, carry: Carry, num_envs: int) -> None:
         self._core, self._carry = core, carry
-        self.features = torch.zeros(num_envs, core.input_size)
-        self._no_reset = torch.zeros(num_envs, dtype=torch.bool)
+        device = next((p.device for p in core.parameters()), None)
+        self.features = torch.zeros(num_envs, core.input_size, device=device)
+        self._no_reset = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
     @property
     def carry(self) -> Carry:
@@ -128,6 +130,32 @@ class GruActor(CoreActor):
         self._hidden.copy_(output)
 
 
+class S5Actor(CoreActor):
+    """On any device."""
+
+    def __init__(self, core: S5Core, carry: Carry, num_envs: int) -> None:
+        super().__init__(core, carry, num_envs)
+        self._encoder = core.encoder
+        self._layers: list[tuple[S5Layer, Tensor, Tensor, Tensor, Tensor]] = []
+        for layer in core.layers:
+            transition, input_matrix, output_matrix = layer.state_space.matrices()  # type: ignore[union-attr, operator]
+            d = layer.state_space.d  # type: ignore[union-attr]
+            self._layers.append((layer, transition, input_matrix.t(), output_matrix.t(), d))  # type: ignore[arg-type]
+
+    def step(self, output: Tensor) -> None:
+        x = self._encoder(self.features)
+        carry = []
+        for (layer, transition, input_matrix, output_matrix, d), state in zip(self._layers, self._carry, strict=True):
+            u = layer.before(x)
+            inputs = torch.view_as_complex(torch.mm(u, input_matrix).view(len(u), -1, 2))
+            state = inputs.addcmul_(transition, state)
+            y = torch.addcmul(torch.mm(torch.view_as_real(state).flatten(1), output_matrix), u, d)
+            x = layer.after(x, y)
+            carry.append(state)
+        self._carry = tuple(carry)
+        output.copy_(x)
+
+
 class Actor:
     """A network that acts in ``num_envs`` environments for at most ``num_steps`` steps, from ``carry`` on."""
 
@@ -169,6 +197,8 @@ def _core_actor(core: Core, carry: Carry, num_envs: int) -> CoreActor:
         return LstmActor(core, carry, num_envs)
     if type(core) is GruCore and on_cpu:
         return GruActor(core, carry, num_envs)
+    if type(core) is S5Core:
+        return S5Actor(core, carry, num_envs)
     return CoreActor(core, carry, num_envs)
 
 

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 
 from sample_factory.ued.models.cores import Carry, Core
 from sample_factory.ued.models.init import lecun_normal_, orthogonal_
+from sample_factory.ued.models.s5_scan import scan, scan_by_steps
 
 _MIN_STEP, _MAX_STEP = 1e-3, 1e-1
 _LAYERNORM_EPSILON = 1e-6
@@ -47,21 +48,6 @@ def discretise(eigenvalues: Tensor, b: Tensor, step: Tensor) -> tuple[Tensor, Te
     return transition, ((transition - 1) / eigenvalues).unsqueeze(-1) * b
 
 
-def scan_by_steps(transition: Tensor, inputs: Tensor, initial: Tensor, resets: Tensor) -> Tensor:
-    """States ``x_t = transition * x_{t-1} + inputs_t``, complex ``[T, B, P]``; the state is zero before a reset.
-
-    :param transition: complex ``[P]``
-    :param inputs: complex ``[T, B, P]``
-    :param initial: state before the first step, complex ``[B, P]``
-    :param resets: bool ``[T, B]``
-    """
-    states, state = [], initial
-    for t in range(len(inputs)):
-        state = transition * state.masked_fill(resets[t].unsqueeze(-1), 0) + inputs[t]
-        states.append(state)
-    return torch.stack(states)
-
-
 class StateSpace(nn.Module):
     """``y_t = 2 Re(C x_t) + d * u_t`` of the states of a diagonal linear system with inputs ``u``, all of width D."""
 
@@ -83,20 +69,29 @@ class StateSpace(nn.Module):
         low, high = math.log(_MIN_STEP), math.log(_MAX_STEP)
         self.log_step = nn.Parameter(low + (high - low) * uniform)
 
-    def discrete(self) -> tuple[Tensor, Tensor]:
-        """Transition ``[P]`` and input matrix ``[P, D]`` of one step, complex."""
+    def matrices(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of one step: transition, complex ``[P]``; and, with real and imaginary parts of every state side by side,
+        the matrix of inputs ``[2 P, D]`` and the matrix of outputs ``[D, 2 P]``, real.
+        """
         eigenvalues = torch.complex(self.eigenvalues_re, self.eigenvalues_im)
-        return discretise(eigenvalues, torch.view_as_complex(self.b), self.log_step.exp())
-
-    def output(self, states: Tensor, u: Tensor) -> Tensor:
-        """Outputs ``[..., D]`` of complex states ``[..., P]`` and inputs ``[..., D]``."""
-        return 2 * (states @ torch.view_as_complex(self.c).t()).real + self.d * u
+        transition, b = discretise(eigenvalues, torch.view_as_complex(self.b), self.log_step.exp())
+        input_matrix = torch.view_as_real(b).transpose(1, 2).flatten(0, 1)
+        output_matrix = (self.c * self.c.new_tensor([2.0, -2.0])).flatten(1)  # 2 Re(C x)
+        return transition, input_matrix, output_matrix
 
     def forward(self, u: Tensor, initial: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs ``[T, B, D]`` for ``u`` ``[T, B, D]``, and the last state ``[B, P]``."""
-        transition, b = self.discrete()
-        states = scan_by_steps(transition, u.to(b.dtype) @ b.t(), initial, resets)
-        return self.output(states, u), states[-1]
+        return self.run(u, initial, resets, self.matrices())
+
+    def run(
+        self, u: Tensor, initial: Tensor, resets: Tensor, matrices: tuple[Tensor, Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` with the result of ``matrices()``, which depends on parameters alone."""
+        transition, input_matrix, output_matrix = matrices
+        inputs = torch.view_as_complex(F.linear(u, input_matrix).unflatten(-1, (-1, 2)))
+        scan_steps = scan_by_steps if len(u) == 1 else scan
+        states = scan_steps(transition, inputs, initial, resets)
+        return F.linear(torch.view_as_real(states).flatten(-2), output_matrix) + self.d * u, states[-1]
 
 
 class S5Layer(nn.Module):
@@ -122,10 +117,17 @@ class S5Layer(nn.Module):
 
     def forward(self, x: Tensor, initial: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs ``[T, B, D]`` and the last state, complex ``[B, P]``."""
-        u = self.norm(x) if self.layernorm_pos == "pre" else x
-        y, last_state = self.state_space(u, initial, resets)
+        y, last_state = self.state_space(self.before(x), initial, resets)
+        return self.after(x, y), last_state
+
+    def before(self, x: Tensor) -> Tensor:
+        """The state space's input."""
+        return self.norm(x) if self.layernorm_pos == "pre" else x
+
+    def after(self, x: Tensor, y: Tensor) -> Tensor:
+        """The layer's output, given that of the state space."""
         x = x + self.gate(y)
-        return (self.norm(x) if self.layernorm_pos == "post" else x), last_state
+        return self.norm(x) if self.layernorm_pos == "post" else x
 
     def gate(self, y: Tensor) -> Tensor:
         activated = F.gelu(y, approximate="tanh")

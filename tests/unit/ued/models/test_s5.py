@@ -11,8 +11,8 @@ from sample_factory.ued.models.s5 import (
     block_eigenvectors,
     discretise,
     hippo_normal_eigenvalues,
-    scan_by_steps,
 )
+from sample_factory.ued.models.s5_scan import scan, scan_by_steps
 from tests.unit.ued.models.specs import random_observations, small_student
 
 TRANSITION = torch.tensor([0.9 + 0.1j, 0.5 - 0.2j])
@@ -33,13 +33,29 @@ def scan_inputs(reset_step):
     return (u[:, None] * INPUT_WEIGHTS).unsqueeze(1), resets
 
 
+@pytest.mark.parametrize("run", [scan, scan_by_steps])
 @pytest.mark.parametrize("reset_step, outputs, last", SCANS)
-def test_reference_values_of_the_scan(reset_step, outputs, last):
+def test_reference_values_of_the_scan(run, reset_step, outputs, last):
     inputs, resets = scan_inputs(reset_step)
-    states = scan_by_steps(TRANSITION, inputs, INITIAL, resets)
+    states = run(TRANSITION, inputs, INITIAL, resets)
     y = 2 * (states @ OUTPUT_WEIGHTS).real.squeeze(1)
     assert torch.allclose(y, torch.tensor(outputs), atol=2e-6)
     assert torch.allclose(states[-1, 0], torch.tensor(last), atol=2e-6)
+
+
+def test_gradients_of_the_scan():
+    generator = torch.Generator().manual_seed(0)
+    inputs, initial, weights = (
+        torch.randn(shape, dtype=torch.complex64, generator=generator) for shape in ([9, 3, 2], [3, 2], [9, 3, 2])
+    )
+    resets = torch.rand(9, 3, generator=generator) < 0.3
+    results = []
+    for run in (scan, scan_by_steps):
+        leaves = TRANSITION.clone().requires_grad_(), inputs.clone().requires_grad_()
+        states = run(*leaves, initial, resets)
+        results.append((states, *torch.autograd.grad((states * weights).real.sum(), leaves)))
+    for actual, expected in zip(*results, strict=True):
+        assert torch.allclose(actual, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
