@@ -15,7 +15,8 @@ from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
 from sample_factory.ued.models.options import ModelOptions
 from sample_factory.ued.models.s5 import S5Core
-from sample_factory.ued.models.trunk import Trunk
+from sample_factory.ued.models.trunk import KERNEL, Trunk
+from sample_factory.ued.models.windows import WindowTable
 
 POLICY_INIT_SCALE = 0.01  # of the last layer: the first policy is all but uniform
 
@@ -105,12 +106,30 @@ class ActorCritic(nn.Module):
         """Values ``[T, B, K]`` and logits ``[T, B, A]`` for observations ``[T, B, ...]``, from the ``carry`` before the
         first step; ``resets`` bool ``[T, B]``. Without recurrence there can be any batch axes.
         """
-        distinct = obs if isinstance(obs, DistinctObservations) else DistinctObservations.of(obs, resets.ndim)
-        features = self.trunk(distinct.obs)
-        if self.is_recurrent:
-            return self.heads(self.core.sequence(features, distinct.rows, carry, resets))
-        values, logits = self.heads(self.core.step(features, carry, resets)[0])
-        return values[distinct.rows], logits[distinct.rows]
+        distinct = obs if isinstance(obs, DistinctObservations) else self.prepare(obs, resets.ndim)
+        layer = self.core.input_layer
+        if layer is None:
+            values, logits = self.heads(self.trunk(distinct.obs))
+            return values[distinct.rows], logits[distinct.rows]
+        if distinct.windows is not None:
+            projected = self.trunk.window_product(distinct.obs, distinct.windows, *layer)
+        else:
+            projected = F.linear(self.trunk(distinct.obs), *layer)
+        return self.heads(self.core.sequence(projected, distinct.rows, carry, resets))
+
+    def prepare(self, obs: Observations, batch_ndim: int) -> DistinctObservations:
+        """What ``sequence`` does first with observations of ``batch_ndim`` batch axes; worth keeping if it is called
+        several times with the same ones.
+        """
+        if self.trunk.is_small or self.core.input_layer is None or batch_ndim != 2:
+            return DistinctObservations.of(obs, batch_ndim)
+        if obs["image"].device.type == "cpu":
+            windows = WindowTable.of(obs["image"], KERNEL)
+            if windows is not None:
+                size = windows.changes.shape[0]
+                flat = {name: x.flatten(0, 1) for name, x in obs.items()}
+                return DistinctObservations(flat, torch.arange(size).view(-1, windows.num_envs), windows)
+        return DistinctObservations.of(obs, batch_ndim)
 
     def sequence_by_steps(self, obs: Observations, carry: Carry, resets: Tensor) -> tuple[Tensor, Tensor]:
         """The same values as ``sequence``, step by step: the plain reference."""

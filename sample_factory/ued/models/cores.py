@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from sample_factory.ued.models.gru_sequence import gru_states
@@ -42,13 +41,18 @@ class Core(nn.Module):
             outputs.append(output)
         return torch.stack(outputs)
 
-    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        """The same values as ``sequence_by_steps`` for ``x = inputs[rows]``, faster.
+    @property
+    def input_layer(self) -> tuple[Tensor, Tensor] | None:
+        """Weight ``[G, D]`` and bias ``[G]`` of the linear layer a core begins with; ``None``: it has none."""
+        return None
 
-        :param inputs: different inputs ``[R, D]``
+    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        """The same values as ``sequence_by_steps``, faster.
+
+        :param projected: outputs of the ``input_layer`` for different inputs, ``[R, G]``
         :param rows: which of them each step has, int64 ``[T, B]``
         """
-        return inputs[rows]
+        return projected[rows]
 
 
 class LstmCore(Core):
@@ -79,8 +83,11 @@ class LstmCore(Core):
         hidden = torch.sigmoid(o) * torch.tanh(cell)
         return hidden, (cell, hidden)
 
-    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        projected = F.linear(inputs, self.weight_ih, self.bias)  # [R, 4 H]
+    @property
+    def input_layer(self) -> tuple[Tensor, Tensor]:
+        return self.weight_ih, self.bias
+
+    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
         return lstm_states(projected, rows, self.weight_hh, *carry, resets)
 
 
@@ -113,6 +120,9 @@ class GruCore(Core):
         hidden = (1 - z) * n + z * hidden
         return hidden, (hidden,)
 
-    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        projected = F.linear(inputs, self.weight_ih, self.bias)  # [R, 3 H]
+    @property
+    def input_layer(self) -> tuple[Tensor, Tensor]:
+        return self.weight_ih, self.bias
+
+    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
         return gru_states(projected, rows, self.weight_hh, self.candidate_bias, *carry, resets)

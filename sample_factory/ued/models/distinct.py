@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sample_factory.ued.models.windows import WindowTable
+
 Observations = dict[str, Tensor]
 
 _WORTHWHILE = 0.75  # share of different observations above which looking them up costs more than it saves
@@ -18,10 +20,14 @@ _WORTHWHILE = 0.75  # share of different observations above which looking them u
 
 @dataclass(frozen=True)
 class DistinctObservations:
-    """``obs``: tables ``[R, ...]`` of different observations; ``rows``: which one is where, int64 ``[...]``."""
+    """``obs``: tables ``[R, ...]`` of different observations; ``rows``: which one is where, int64 ``[...]``.
+
+    ``windows``: of the images, if they are large and ``rows`` are ``[T, B]`` and in order.
+    """
 
     obs: Observations
     rows: Tensor
+    windows: WindowTable | None = None
 
     @classmethod
     def of(cls, obs: Observations, batch_ndim: int) -> DistinctObservations:

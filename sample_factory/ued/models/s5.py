@@ -172,8 +172,12 @@ class S5Core(Core):
         output, carry = self._run(self.encoder(x).unsqueeze(0), carry, reset.unsqueeze(0))
         return output.squeeze(0), carry
 
-    def sequence(self, inputs: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return self._run(self.encoder(inputs)[rows], carry, resets)[0]
+    @property
+    def input_layer(self) -> tuple[Tensor, Tensor]:
+        return self.encoder.weight, self.encoder.bias
+
+    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+        return self._run(projected[rows], carry, resets)[0]
 
     def _run(self, x: Tensor, carry: Carry, resets: Tensor) -> tuple[Tensor, Carry]:
         last_states = []

@@ -11,6 +11,7 @@ from torch import Generator, Tensor, nn
 from sample_factory.ued.envs.interfaces import ObservationSpec
 from sample_factory.ued.models.init import orthogonal_
 from sample_factory.ued.models.options import ModelOptions
+from sample_factory.ued.models.windows import WindowTable, window_product
 
 KERNEL = 3  # side of the convolution's window
 _SMALL_IMAGE = 64  # pixels
@@ -85,6 +86,13 @@ class Trunk(nn.Module):
         else:
             maps = self.conv(images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)  # [N, H', W', F]
         return activate(maps, self.activation).flatten(1)
+
+    def window_product(self, obs: dict[str, Tensor], windows: WindowTable, weight: Tensor, bias: Tensor) -> Tensor:
+        """``forward(obs) weight^T + bias`` for observations ``[N, ...]`` whose images have these ``windows``."""
+        contents = F.linear(windows.contents, self.conv.weight.flatten(1), self.conv.bias)
+        others = self.other_features(obs)
+        joined = torch.cat(others, dim=-1) if others else weight.new_zeros(len(windows.changes), 0)
+        return window_product(activate(contents, self.activation), joined, weight, bias, windows)
 
     def dense_convolution(self) -> tuple[Tensor, Tensor]:
         """The convolution of small images as one matrix ``[H W C, H' W' F]`` and a bias: faster than many windows."""

@@ -118,7 +118,7 @@ class PPOAgent:
         """All epochs over one rollout; returns statistics averaged over all minibatches, ``STAT_NAMES``."""
         sums = torch.zeros(len(STAT_NAMES), dtype=torch.float64)
         num_minibatches = 0
-        obs = DistinctObservations.of(rollout.obs, batch_ndim=2)
+        obs = self.model.prepare(rollout.obs, batch_ndim=2)
         for _ in range(self.config.n_epochs):
             for minibatch in self.minibatches(rollout, obs, advantages, targets, generator):
                 sums += self._train_on(minibatch).double().cpu()
@@ -186,7 +186,8 @@ class PPOAgent:
         if self.gradient_sync is not None:
             self.gradient_sync([*grads, stats])
         norm = torch.nn.utils.get_total_norm(grads)
-        torch._foreach_mul_(grads, (self.config.max_grad_norm / norm).clamp(max=1.0))
+        if norm > self.config.max_grad_norm:
+            torch._foreach_mul_(grads, self.config.max_grad_norm / norm)
         for parameter, grad in zip(self._parameters, grads, strict=True):
             parameter.grad = grad
         self._optimizer.param_groups[0]["lr"] = self.config.learning_rate(self.n_grad_updates)

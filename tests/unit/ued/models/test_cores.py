@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from sample_factory.ued.models.cores import GruCore, LstmCore
@@ -21,7 +22,8 @@ def randomise(module: nn.Module, seed: int = 1) -> nn.Module:
 
 
 def run_core(core, x, carry, resets):
-    return core.sequence(x.flatten(0, 1), torch.arange(STEPS * ENVS).view(STEPS, ENVS), carry, resets)
+    projected = F.linear(x.flatten(0, 1), *core.input_layer)
+    return core.sequence(projected, torch.arange(STEPS * ENVS).view(STEPS, ENVS), carry, resets)
 
 
 def test_lstm_equals_torch():
