@@ -6,8 +6,6 @@ only reward is ``1 - 0.9 * steps / max_episode_steps`` for bumping into the goal
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import numpy as np
 import torch
 from torch import Generator, Tensor
@@ -24,6 +22,7 @@ from sample_factory.ued.envs.maze.state import DIR, EMPTY, FIRST_AGENT, GOAL, PO
 LEFT, RIGHT, FORWARD, PICK_UP, DROP, TOGGLE, DONE = range(7)
 NUM_ACTIONS = 7
 NUM_CELL_KINDS = 3
+_KEPT_BATCH_SIZES = 32
 
 
 class MazeEnv:
@@ -69,7 +68,7 @@ class MazeEnv:
         self._view = view_offsets(agent_view_size, self.grid.padded_width).to(self.device)  # [4, k * k]
         self._agent_in_view = torch.zeros_like(self._view)
         self._agent_in_view[:, -1 - agent_view_size // 2] = FIRST_AGENT + torch.arange(NUM_DIRECTIONS)
-        self._row_starts = lru_cache(maxsize=32)(self._compute_row_starts)
+        self._row_starts_of_batch: dict[int, Tensor] = {}
 
     def sample_levels(self, num_levels: int, generator: Generator) -> MazeLevels:
         return self._sampler(num_levels, generator)
@@ -131,9 +130,15 @@ class MazeEnv:
         """[B, (H + 2) * tile_px, (W + 2) * tile_px, 3] uint8, the border of walls included."""
         return render_states(self.grid, state, tile_px, self.agent_view_size if highlight else 0)
 
-    def _compute_row_starts(self, batch_size: int) -> Tensor:
+    def _row_starts(self, batch_size: int) -> Tensor:
         """[B] int64: where each row of the state begins in its flat storage."""
-        return torch.arange(batch_size, device=self.device) * self.grid.num_tiles
+        starts = self._row_starts_of_batch.get(batch_size)
+        if starts is None:
+            if len(self._row_starts_of_batch) >= _KEPT_BATCH_SIZES:  # evaluations shrink their batches again and again
+                self._row_starts_of_batch.clear()
+            starts = torch.arange(batch_size, device=self.device) * self.grid.num_tiles
+            self._row_starts_of_batch[batch_size] = starts
+        return starts
 
 
 def _check_sizes(height: int, width: int, max_episode_steps: int, agent_view_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import numpy as np
@@ -245,3 +246,20 @@ def test_levels_of_another_size_are_refused() -> None:
 def test_impossible_options(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make_maze(**options)
+
+
+def test_any_sequence_of_batch_sizes() -> None:
+    generator = torch.Generator().manual_seed(4)
+    env = make_maze(n_walls=40)
+    levels = env.sample_levels(40, generator)
+    whole = env.observe(env.reset(levels))["image"]
+    for size in (*range(40, 0, -1), 40):
+        state = env.reset(levels[:size])
+        assert torch.equal(env.observe(state)["image"], whole[:size])
+
+
+def test_environments_can_be_sent_to_other_processes() -> None:
+    env = make_maze(n_walls=40)
+    levels = env.sample_levels(3, torch.Generator().manual_seed(4))
+    copy = pickle.loads(pickle.dumps(env))
+    assert torch.equal(copy.observe(copy.reset(levels))["image"], env.observe(env.reset(levels))["image"])
