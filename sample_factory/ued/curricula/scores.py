@@ -51,13 +51,10 @@ class ScoredRollout:
 
 @dataclass(frozen=True)
 class LevelScores:
-    """Per group: ``scores`` float32 [G], -inf where no episode has finished. ``max_returns``: float32 [G], the best
-    return known. ``num_episodes``: int64 [G].
-    """
+    """Per group, float32 [G]: ``scores``, -inf where no episode has finished; ``max_returns``, the best return known."""
 
     scores: Tensor
     max_returns: Tensor
-    num_episodes: Tensor
 
 
 @dataclass(frozen=True)
@@ -152,7 +149,7 @@ def student_scores(name: str, rollout: ScoredRollout, previous_max: Tensor | Non
         max_returns = torch.maximum(max_returns, previous_max.double())
     scores = _STUDENT_SCORES[name](rollout, grouped, max_returns)
     scores = torch.where(grouped.counts > 0, scores, NO_SCORE)
-    return LevelScores(scores.float(), max_returns.float(), grouped.counts)
+    return LevelScores(scores.float(), max_returns.float())
 
 
 def best_returns(rollout: ScoredRollout) -> Tensor:
