@@ -22,7 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("algo.runners",),
     ("pbt", "monitoring", "algo.evaluators"),
     ("ued",),
-    ("train", "enjoy", "eval", "export_onnx", "launcher", "huggingface"),
+    ("train", "enjoy", "eval", "export_onnx", "launcher", "huggingface", "ued"),
 )
 
 # Imports to the right at module level, forced by the paths at which users import public names.
