@@ -6,6 +6,7 @@ A step computes what the next action depends on. Values wait until the end, when
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 import torch
@@ -236,10 +237,11 @@ def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], 
 
 def _policy_function(model: ActorCritic, num_envs: int) -> Callable[[Tensor, Tensor], None]:
     """A function of the core's output ``[B, H]`` that writes the logits ``[B, A]`` into its second argument."""
-    layers = [
-        (layer.weight.detach().t().contiguous(), layer.bias.detach(), layer.weight.new_empty(num_envs, len(layer.bias)))
-        for layer in model.policy.hidden
-    ]
+    layers = []
+    for module in model.policy.hidden:
+        layer = cast(nn.Linear, module)
+        weight, bias = layer.weight.detach(), layer.bias.detach()
+        layers.append((weight.t().contiguous(), bias, weight.new_empty(num_envs, len(bias))))
     weight, bias = model.policy.output.weight.detach().t().contiguous(), model.policy.output.bias.detach()
 
     def write(x: Tensor, logits: Tensor) -> None:

@@ -15,6 +15,7 @@ from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
 from sample_factory.ued.models.options import ModelOptions
 from sample_factory.ued.models.s5 import S5Core
+from sample_factory.ued.models.sequences import tanh
 from sample_factory.ued.models.trunk import KERNEL, Trunk
 from sample_factory.ued.models.windows import WindowTable
 
@@ -42,19 +43,19 @@ class Head(nn.Module):
     @property
     def first(self) -> nn.Linear:
         """The layer that reads the input."""
-        return next(iter(self.hidden), self.output)  # type: ignore[call-overload]
+        return self.hidden[0] if len(self.hidden) > 0 else self.output  # type: ignore[return-value]
 
     def rest(self, x: Tensor) -> Tensor:
-        """What follows the first layer, whose output is ``x``."""
-        if not self.hidden:
+        """What follows the first layer and its activation, whose output is ``x``."""
+        if len(self.hidden) == 0:
             return x
-        x = torch.tanh(x)
-        for layer in self.hidden[1:]:
+        for layer in self.hidden[1:]:  # type: ignore[union-attr]
             x = torch.tanh(layer(x))
         return self.output(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.rest(self.first(x))
+        x = self.first(x)
+        return self.rest(torch.tanh(x)) if len(self.hidden) > 0 else x
 
 
 class ActorCritic(nn.Module):
@@ -149,7 +150,10 @@ def _head_outputs(heads: list[Head], x: Tensor) -> list[Tensor]:
     """Outputs of all heads for the same input; they share one product with it."""
     layers = [head.first for head in heads]
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    outputs = F.linear(x, weight, bias).split([layer.out_features for layer in layers], dim=-1)
+    joint = F.linear(x, weight, bias)
+    if len(heads[0].hidden) > 0:
+        joint = tanh(joint)
+    outputs = joint.split([layer.out_features for layer in layers], dim=-1)
     return [head.rest(output) for head, output in zip(heads, outputs, strict=True)]
 
 

@@ -88,7 +88,8 @@ class LstmCore(Core):
         return self.weight_ih, self.bias
 
     def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return lstm_states(projected, rows, self.weight_hh, *carry, resets)
+        cell, hidden = carry
+        return lstm_states(projected, rows, self.weight_hh, cell, hidden, resets)
 
 
 class GruCore(Core):
@@ -125,4 +126,5 @@ class GruCore(Core):
         return self.weight_ih, self.bias
 
     def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return gru_states(projected, rows, self.weight_hh, self.candidate_bias, *carry, resets)
+        (hidden,) = carry
+        return gru_states(projected, rows, self.weight_hh, self.candidate_bias, hidden, resets)

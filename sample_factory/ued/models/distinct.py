@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sample_factory.ued.models.windows import WindowTable
+from sample_factory.ued.models.windows import WindowTable, hash_factors
 
 Observations = dict[str, Tensor]
 
@@ -58,8 +58,8 @@ def _distinct_rows(obs: Observations) -> tuple[Tensor, Tensor] | None:
     """
     parts = [_words(x) for x in obs.values()]
     words = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-    factors = np.random.default_rng(0).integers(1 << 62, size=words.shape[1], dtype=np.int64) | 1
-    _, where, rows = np.unique(words.astype(np.int64) @ factors, return_index=True, return_inverse=True)
+    hashes = words.astype(np.int64) @ hash_factors(words.shape[1])
+    _, where, rows = np.unique(hashes, return_index=True, return_inverse=True)
     if len(where) > _WORTHWHILE * len(words) or not np.array_equal(words[where[rows]], words):
         return None
     return torch.from_numpy(where), torch.from_numpy(rows)

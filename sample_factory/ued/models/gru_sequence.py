@@ -12,7 +12,7 @@ from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
     require_buffers,
     rows_to_reset,
-    tanh_into,
+    tanh_by_step,
     without_rows,
 )
 
@@ -39,6 +39,7 @@ class _GruStates(torch.autograd.Function):
         sigmoid_steps, recurrent_sigmoid = (x[..., : 2 * size].unbind() for x in (gates, recurrent))
         r_steps, z_steps, n_steps = (part.unbind() for part in gates.split(size, dim=-1))
         candidate_steps, output_steps = recurrent[..., 2 * size :].unbind(), output.unbind()
+        tanh_of_n = tanh_by_step(gates[..., 2 * size :], gates[..., 2 * size :])
         weight_t = weight_hh.t()
         bias = torch.cat([candidate_bias.new_zeros(2 * size), candidate_bias])
         hidden, previous = initial, []
@@ -50,7 +51,7 @@ class _GruStates(torch.autograd.Function):
             torch.addmm(bias, hidden, weight_t, out=recurrent_steps[t])
             sigmoid_steps[t].add_(recurrent_sigmoid[t]).sigmoid_()
             n.addcmul_(r_steps[t], candidate_steps[t])
-            tanh_into(n, n)
+            tanh_of_n(t)
             torch.lerp(n, hidden, z_steps[t], out=output_steps[t])  # (1 - z) n + z h
             hidden = output_steps[t]
         ctx.save_for_backward(rows, weight_hh, initial, output)

@@ -16,7 +16,7 @@ from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
     require_buffers,
     rows_to_reset,
-    tanh_into,
+    tanh_by_step,
     without_rows,
 )
 
@@ -42,6 +42,8 @@ class _LstmStates(torch.autograd.Function):
         i_steps, f_steps, o_steps, g_steps = (part.unbind() for part in gates.split(size, dim=-1))
         row_steps, gate_steps, cell_steps = rows.unbind(), gates.unbind(), cells.unbind()
         tanh_steps, output_steps = tanh_cells.unbind(), output.unbind()
+        g = gates[..., 3 * size :]
+        tanh_of_g, tanh_of_cell = tanh_by_step(g, g), tanh_by_step(cells, tanh_cells)
         weight_t = weight_hh.t()
         cell, hidden = initial_cell, initial_hidden
         previous_cells = []
@@ -52,10 +54,10 @@ class _LstmStates(torch.autograd.Function):
             torch.index_select(projected, 0, row_steps[t], out=gate)
             gate.addmm_(hidden, weight_t)
             sigmoid_steps[t].sigmoid_()
-            tanh_into(g_steps[t], g_steps[t])
+            tanh_of_g(t)
             torch.mul(f_steps[t], cell, out=new_cell)
             new_cell.addcmul_(i_steps[t], g_steps[t])
-            tanh_into(new_cell, tanh_steps[t])
+            tanh_of_cell(t)
             torch.mul(o_steps[t], tanh_steps[t], out=output_steps[t])
             cell, hidden = new_cell, output_steps[t]
         ctx.save_for_backward(rows, weight_hh, initial_hidden, output)

@@ -1,4 +1,4 @@
-"""Large images that change little: the product of a convolution's features with a weight, from what is new in each step.
+"""Large images that change little: products of a convolution's features with a weight, from what is new in each step.
 
 A teacher places one object per step, so that of the convolution's windows a few change and most of those that do have
 been seen elsewhere. Every different pair of position and content is multiplied with its part of the weight once;
@@ -44,10 +44,9 @@ class WindowTable:
         windows = unfolded.reshape(-1, images.shape[-1] * kernel * kernel)  # [N P, C k k]
         num_positions = len(windows) // (num_steps * num_envs)
         words = windows.numpy().view(np.int32)
-        factors = np.random.default_rng(0).integers(1 << 62, size=words.shape[1], dtype=np.int64) | 1
         hashes = np.zeros(len(words), np.int64)
-        for column in range(words.shape[1]):
-            hashes += words[:, column] * factors[column]
+        for column, factor in zip(words.T, hash_factors(words.shape[1]), strict=True):
+            hashes += column * factor
         _, where, content = np.unique(hashes, return_index=True, return_inverse=True)
         if not np.array_equal(words[where[content]], words):
             return None
@@ -68,6 +67,12 @@ class WindowTable:
         )
 
 
+def hash_factors(size: int) -> np.ndarray:
+    """Factors, odd int64 ``[size]``, whose products with rows of 32-bit words add up to a hash."""
+    factors: np.ndarray = np.random.default_rng(0).integers(1 << 62, size=size, dtype=np.int64)
+    return factors | 1
+
+
 def _changes(pair: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and values of ``WindowTable.changes`` for the pairs ``[T, B, P]`` of every image."""
     num_envs = pair.shape[1]
@@ -84,17 +89,15 @@ def _changes(pair: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray, 
 def _sparse(rows: np.ndarray, columns: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> Tensor:
     order = np.lexsort((columns, rows))
     starts = np.searchsorted(rows[order], np.arange(shape[0] + 1))
-    parts = (torch.from_numpy(x) for x in (starts, columns[order], values[order]))
+    parts = [torch.from_numpy(x) for x in (starts, columns[order], values[order])]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
-        return torch.sparse_csr_tensor(*parts, size=shape, check_invariants=True)
+        return torch.sparse_csr_tensor(parts[0], parts[1], parts[2], shape, check_invariants=True)
 
 
 class _WindowProduct(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, features: Tensor, others: Tensor, weight: Tensor, bias: Tensor, table: WindowTable
-    ) -> Tensor:
+    def forward(ctx: Any, features: Tensor, others: Tensor, weight: Tensor, bias: Tensor, table: WindowTable) -> Tensor:
         num_filters = features.shape[1]
         by_pair = features.index_select(0, table.content_of)  # [U, F]
         products = features.new_empty(len(by_pair), len(weight))  # [U, G]
