@@ -51,7 +51,7 @@ class ScoredRollout:
 
 @dataclass(frozen=True)
 class LevelScores:
-    """Per group, float32 [G]: ``scores``, -inf where no episode has finished; ``max_returns``, the best return known."""
+    """Per group, float32 [G]: ``scores`` (-inf: no finished episode); ``max_returns``, the best known return."""
 
     scores: Tensor
     max_returns: Tensor
