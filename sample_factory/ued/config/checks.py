@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from sample_factory.ued.config.lists import student_indices
+
 Values = Mapping[str, Any]  # active flags under their full names
 Check = Callable[[Values], Iterator[str]]
 
@@ -174,21 +176,9 @@ def _evaluation(v: Values) -> Iterator[str]:
     try:
         student_indices(v["test_agent_idxs"], v["n_students"])
     except ValueError as exc:
-        yield f"--test_agent_idxs={v['test_agent_idxs']}: {exc}"
+        yield str(exc)
 
 
 def is_device(name: str) -> bool:
     """Whether this is how devices are written."""
     return _DEVICE.fullmatch(name) is not None
-
-
-def student_indices(text: str, num_students: int) -> list[int]:
-    """Students named by ``*`` or by indices separated by commas. ValueError for others than ``0..num_students - 1``."""
-    if text == "*":
-        return list(range(num_students))
-    indices = []
-    for part in text.split(","):
-        if not part.strip().isdecimal() or int(part) >= num_students:
-            raise ValueError(f"{part.strip()!r} is no student; write * or indices below {num_students}, as in 0,1")
-        indices.append(int(part))
-    return indices

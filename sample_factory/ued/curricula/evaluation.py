@@ -7,13 +7,12 @@ from typing import Any
 
 from torch import Generator
 
+from sample_factory.ued.config.lists import student_indices
 from sample_factory.ued.curricula.playing import EpisodeTally, play_episodes
 from sample_factory.ued.envs.interfaces import UedEnv
 from sample_factory.ued.envs.registration import env_options, make_ued_env
 from sample_factory.ued.models.actor_critic import ActorCritic
 from sample_factory.ued.ppo.agent import PPOAgent
-
-ALL_STUDENTS = "*"
 
 
 def return_column(student: int, env_name: str) -> str:
@@ -22,24 +21,6 @@ def return_column(student: int, env_name: str) -> str:
 
 def solved_rate_column(student: int, env_name: str) -> str:
     return f"eval/a{student}:test_solved_rate:{env_name}"
-
-
-def split_names(text: str | None) -> list[str]:
-    """Comma-separated names; quotes around the whole text do not count."""
-    return [name for part in (text or "").strip("\"'").split(",") if (name := part.strip())]
-
-
-def student_indices(text: str | None, num_students: int) -> list[int]:
-    """Comma-separated indices of students; ``*`` or nothing: all. Raises ValueError if one does not exist."""
-    names = split_names(text)
-    if names in ([], [ALL_STUDENTS]):
-        return list(range(num_students))
-    unknown = [name for name in names if not name.isdecimal() or int(name) >= num_students]
-    if unknown:
-        raise ValueError(
-            f"no student {', '.join(unknown)}: --test_agent_idxs takes * or numbers from 0 to {num_students - 1}"
-        )
-    return [int(name) for name in names]
 
 
 def play_first_episodes(env: UedEnv[Any, Any], model: ActorCritic, count: int, generator: Generator) -> EpisodeTally:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Generator
 
+from sample_factory.ued.config.lists import split_names
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.curricula.common import Agents, Curriculum
-from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, split_names
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
 from sample_factory.ued.curricula.factory import make_curriculum
 from sample_factory.ued.curricula.plr import LevelReplay
 from sample_factory.ued.envs.interfaces import TeacherEnv, UedEnv

@@ -17,10 +17,11 @@ from torch import Generator
 
 from sample_factory.algo.learning.checkpoints import write_atomically
 from sample_factory.ued.config.flag import parse_bool
+from sample_factory.ued.config.lists import split_names, student_indices
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import import_module
 from sample_factory.ued.curricula.cvar import WorstCaseSettings, evaluate_worst_case
-from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, split_names, student_indices
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
 from sample_factory.ued.envs.interfaces import UedEnv
 from sample_factory.ued.envs.pictures import save_gif
 from sample_factory.ued.envs.registration import env_options, make_ued_env
@@ -114,7 +115,7 @@ def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:
     """Results of one run by column; the seed counts for every run anew."""
     names = split_names(args.env_names)
     envs = {name: run.test_env(name) for name in names}
-    indices = student_indices(args.agent_idxs, len(run.students))
+    indices = student_indices(args.agent_idxs, len(run.students), "--agent_idxs")
     generator = Generator(device=run.config.device).manual_seed(args.seed)
     results: Results = {}
     if envs:

@@ -87,7 +87,7 @@ class Training:
                 log.info("There is no checkpoint %s yet: the run starts from the beginning", path)
             return False
         csv_log.check_columns(self.directory / csv_log.FILE_NAME, self.columns)
-        stored = checkpoint.load(path)
+        stored = checkpoint.load(path, self.parts.curriculum.generator.device)
         self.counters, self.pending = state.restore(path, stored, self.parts, self.ranks)
         self._saved_tick = self.counters.tick
         if self.ranks.is_main:

@@ -87,7 +87,7 @@ def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ("flags", "message"),
     [
         (("--env_names=Maze-SixteenRoom",), "did you mean 'Maze-SixteenRooms'"),
-        (("--env_names=Maze", "--agent_idxs=1"), "no student 1"),
+        (("--env_names=Maze", "--agent_idxs=1"), "no student 1: --agent_idxs takes"),
         (("--cvar", "--cvar_env_options=walls=4"), "no option 'walls'; there are"),
         (("--cvar", "--cvar_env_options=n_walls"), "must be name=value"),
         (("--cvar", "--cvar_env_options=n_walls=a"), "n_walls=a must be like its default 25"),

@@ -106,7 +106,7 @@ def train_cycles(ranks: Ranks, config: dict[str, Any], num_cycles: int) -> dict[
     return {"agents": agents, "generator": state["generator"], "replayed": replayed, "buffers": state["buffers"]}
 
 
-@pytest.mark.parametrize("method", ["dr", "robust_plr", "accel", "paired"])
+@pytest.mark.parametrize("method", ["accel", "paired"])
 def test_weights_stay_equal_and_levels_do_not(method: str, tmp_path: Path) -> None:
     config = parse_train_args([*TINY, *METHODS[method], "--n_devices=2"]).config.plain()
     first, second = in_ranks(train_cycles, tmp_path, config, 6)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from sample_factory.ued.config.lists import split_names, student_indices
 from sample_factory.ued.curricula.cvar import (
     WorstCaseResult,
     WorstCaseSettings,
@@ -15,7 +16,7 @@ from sample_factory.ued.curricula.cvar import (
     solvable_levels,
     worst_case,
 )
-from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, split_names, student_indices
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
 from sample_factory.ued.envs.registration import make_ued_env
 from tests.unit.ued.curricula.maze_runs import configure, make_run
 from tests.unit.ued.curricula.scripted import ScriptedModel, UniformModel
