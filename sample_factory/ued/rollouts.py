@@ -119,7 +119,7 @@ def collect_rollout(
     first_carry = model.initial_carry(num_envs) if initial_carry is None else initial_carry
     actor = Actor(model, num_steps, num_envs, first_carry)
     levels = env.levels_of(state)
-    noise = gumbel_noise([num_steps, num_envs, model.num_actions], generator)
+    noise = gumbel_noise([num_steps, num_envs, model.num_actions], generator).to(model.device)
     recorder = _Recorder(num_steps)
     actions = torch.empty([num_steps, num_envs], dtype=torch.int64, device=noise.device)
     records: tuple[list[Tensor], ...] = ([], [], [])
@@ -192,7 +192,7 @@ def collect_teacher_rollout(
     state = env.reset(num_levels, generator)
     first_carry = model.initial_carry(num_levels) if initial_carry is None else initial_carry
     actor = Actor(model, num_steps, num_levels, first_carry)
-    noise = gumbel_noise([num_steps, num_levels, model.num_actions], generator)
+    noise = gumbel_noise([num_steps, num_levels, model.num_actions], generator).to(model.device)
     recorder = _Recorder(num_steps)
     actions = torch.empty([num_steps, num_levels], dtype=torch.int64, device=noise.device)
     for t in range(num_steps):

@@ -26,9 +26,8 @@ class CoreActor:
     ``features``: where the input of the next step belongs, ``[B, D]``.
     """
 
-    def __init__(self, core: Core, carry: Carry, num_envs: int) -> None:
+    def __init__(self, core: Core, carry: Carry, num_envs: int, device: torch.device) -> None:
         self._core, self._carry = core, carry
-        device = next((p.device for p in core.parameters()), None)
         self.features = torch.zeros(num_envs, core.input_size, device=device)
         self._no_reset = torch.zeros(num_envs, dtype=torch.bool, device=device)
 
@@ -134,8 +133,8 @@ class GruActor(CoreActor):
 class S5Actor(CoreActor):
     """On any device."""
 
-    def __init__(self, core: S5Core, carry: Carry, num_envs: int) -> None:
-        super().__init__(core, carry, num_envs)
+    def __init__(self, core: S5Core, carry: Carry, num_envs: int, device: torch.device) -> None:
+        super().__init__(core, carry, num_envs, device)
         self._encoder = core.encoder
         self._layers: list[tuple[S5Layer, Tensor, Tensor, Tensor, Tensor]] = []
         for layer in core.layers:
@@ -162,7 +161,7 @@ class Actor:
 
     def __init__(self, model: ActorCritic, num_steps: int, num_envs: int, carry: Carry) -> None:
         self._model = model
-        self._core = _core_actor(model.core, carry, num_envs)
+        self._core = _core_actor(model.core, carry, num_envs, model.device)
         self._write_features = features_writer(model.trunk, self._core.features)
         self._outputs = self._core.features.new_empty(num_steps, num_envs, model.core.output_size)
         self._logits = self._outputs.new_empty(num_steps, num_envs, model.num_actions)
@@ -192,15 +191,14 @@ class Actor:
         return self._model.head_values(self._outputs), self._logits
 
 
-def _core_actor(core: Core, carry: Carry, num_envs: int) -> CoreActor:
-    on_cpu = all(p.device.type == "cpu" for p in core.parameters())
-    if type(core) is LstmCore and on_cpu:
+def _core_actor(core: Core, carry: Carry, num_envs: int, device: torch.device) -> CoreActor:
+    if type(core) is LstmCore and device.type == "cpu":
         return LstmActor(core, carry, num_envs)
-    if type(core) is GruCore and on_cpu:
+    if type(core) is GruCore and device.type == "cpu":
         return GruActor(core, carry, num_envs)
     if type(core) is S5Core:
-        return S5Actor(core, carry, num_envs)
-    return CoreActor(core, carry, num_envs)
+        return S5Actor(core, carry, num_envs, device)
+    return CoreActor(core, carry, num_envs, device)
 
 
 def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], None]:
@@ -215,7 +213,7 @@ def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], 
     size = trunk.positions * trunk.channels
     matrix, bias = (x.detach() for x in trunk.dense_convolution())
     image_features, num_inputs = features[:, :size], len(matrix)
-    maps = torch.empty(len(features), size)
+    maps = features.new_empty(len(features), size)
     tables, start = [], size
     for name, layer in trunk.scalars.items():
         if isinstance(layer, nn.Embedding):

@@ -88,6 +88,10 @@ class ActorCritic(nn.Module):
                 self.policy.output.weight.mul_(POLICY_INIT_SCALE)
 
     @property
+    def device(self) -> torch.device:
+        return self.trunk.conv.weight.device
+
+    @property
     def is_recurrent(self) -> bool:
         return self.core.is_recurrent
 

@@ -94,7 +94,7 @@ class PPOAgent:
         self.n_updates = 0
         self.n_grad_updates = 0
         self.gradient_sync: GradientSync | None = None
-        if next(model.parameters()).device.type == "cpu":
+        if model.device.type == "cpu":
             keep_freed_memory()
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._optimizer = torch.optim.Adam(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from sample_factory.ued.models.distinct import DistinctObservations
+from sample_factory.ued.models.registration import make_teacher_model
 from sample_factory.ued.ppo.agent import STAT_NAMES, PPOAgent, PPOConfig
 from sample_factory.ued.ppo.losses import categorical, ppo_losses
-from sample_factory.ued.rollouts import Rollout, log_probs_of
+from sample_factory.ued.rollouts import Rollout, collect_teacher_rollout, log_probs_of
 from tests.unit.ued.models.specs import CORE_OPTIONS, random_observations, small_student
+from tests.unit.ued.rollouts.counting_env import CountingTeacherEnv
 
 STEPS, ENVS = 6, 4
 
@@ -250,3 +253,35 @@ def test_policies_move_towards_what_pays(core):
     update(agent, rollout)
     _, logits = agent.model.sequence(rollout.obs, rollout.initial_carry, rollout.resets)
     assert log_probs_of(logits, rollout.actions)[rollout.actions == 3].mean() > before + 0.1
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 2])
+def test_a_teacher_with_large_images(num_minibatches):
+    env, generator = CountingTeacherEnv(), torch.Generator().manual_seed(0)
+    spec = replace(env.observation_spec, image=(10, 9, 1))
+    options = {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8, "n_conv_filters": 4}
+    model = make_teacher_model("default_teacher_cnn", spec, env.num_actions, options, generator)
+    rollout, _ = collect_teacher_rollout(env_with_images(env, spec), 6, model, generator)
+    rollout.rewards[-1] = torch.arange(6.0)
+    assert model.prepare(rollout.obs, 2).windows is not None
+    agent = PPOAgent(model, PPOConfig(n_epochs=1, n_minibatches=num_minibatches, lr=1e-2))
+    expected, expected_stats = plain_update(agent, rollout)
+    stats = update(agent, rollout)
+    if num_minibatches == 1:
+        assert stats == pytest.approx(expected_stats, rel=1e-3, abs=1e-5)
+        for actual, wanted in zip(agent.model.parameters(), expected, strict=True):
+            assert torch.allclose(actual, wanted, atol=2e-4)
+    assert agent.n_grad_updates == num_minibatches
+
+
+def env_with_images(env, spec):
+    """The environment with images of another size, in which the first column is built up step by step."""
+    observe = env.observe
+
+    def observe_large(state, generator):
+        image = torch.zeros(len(state), *spec.image)
+        image[:, : int(state.time[0]), 0] = 1.0
+        return {**observe(state, generator), "image": image}
+
+    env.observe = observe_large
+    return env
