@@ -24,6 +24,12 @@ class Config(dict[str, Any]):
         assert isinstance(found, Config)
         return found
 
+    def __getattribute__(self, name: str) -> Any:
+        # Entries win over methods of the same name: there is a flag that is stored as "group".
+        if not name.startswith("_") and dict.__contains__(self, name):
+            return dict.__getitem__(self, name)
+        return super().__getattribute__(name)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # copy and pickle ask for special methods
             raise AttributeError(name)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from sample_factory.ued import evaluate
 from sample_factory.ued.runs import checkpoint
 from sample_factory.ued.train import main
 from tests.integration.ued.harness import METHODS, rows, ticks, train, train_here
@@ -99,10 +100,15 @@ def test_a_new_run_keeps_the_one_before(tmp_path: Path) -> None:
     assert ticks(tmp_path / "run") == [1]
 
 
+def contents(directory: Path) -> dict[str, bytes]:
+    """Files of a run; the lock says who used the folder last."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file() and path.name != ".lock"}
+
+
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     train_here(tmp_path, "--n_total_updates=1")
     run = tmp_path / "run"
-    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    before = contents(run)
     for flags, message in (
         (("--student_hidden_dim=16",), "another network of the student 0"),
         (("--n_students=2", "--track_env_metrics=False"), "has other columns than this run"),
@@ -111,7 +117,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         output = train(tmp_path, *flags, "--n_total_updates=2", "--from_last_checkpoint", expected=1)
         assert output.count("error:") == 1 and message in output
         assert "Traceback" not in output
-        assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+        assert contents(run) == before
 
 
 @pytest.mark.parametrize(
@@ -135,3 +141,25 @@ def test_wrong_flags_leave_no_folder(
     assert status == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+LAVA = ("--env_module=sf_examples.ued.lava_grid", "--env_name=LavaGrid", "--n_parallel=4", "--n_rollout_steps=12")
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        (*METHODS["accel"], "--plr_force_unique=True", "--test_env_names=LavaGrid", "--test_interval=1"),
+        ("--train_runner=paired", "--n_students=2", "--teacher_model_name=default_teacher_cnn", "--lava_ued_n_lava=3"),
+    ],
+    ids=["accel", "paired"],
+)
+def test_environments_of_users(flags: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = (f"--log_dir={tmp_path}", "--xpid=run", "--track_env_metrics=True")
+    for total in (1, 2):
+        assert main([*LAVA, *place, *flags, f"--n_total_updates={total}", "--from_last_checkpoint"]) == 0
+    assert rows(tmp_path / "run")[-1]["n_updates"] == "2"
+    monkeypatch.chdir(tmp_path)
+    evaluation = (f"--log_dir={tmp_path}", "--xpid=run", "--env_names=LavaGrid", "--results_fname=x")
+    assert evaluate.main(evaluation) == 0
+    assert (tmp_path / "results" / "x.csv").read_text().startswith("xpid,eval/a0:test_return:LavaGrid")

@@ -196,3 +196,5 @@ def test_nested_access() -> None:
     assert config.plain() == {"a": {"b": 1}, "c": 3, "d": {"e": 4}}
     assert type(config.plain()["a"]) is dict
     assert not hasattr(config, "__deepcopy__")
+    assert Config(group=1, items=2).group == 1
+    assert parse(["--wandb_group=g"]).config.wandb_args.group == "g"
