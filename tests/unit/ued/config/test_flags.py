@@ -8,7 +8,8 @@ import pytest
 
 from sample_factory.ued.config.flag import UedFlag, parse_bool
 from sample_factory.ued.config.nested import Config
-from sample_factory.ued.config.parser import all_groups, parse
+from sample_factory.ued.config.parser import parse
+from sample_factory.ued.config.tables import BUILT_IN_GROUPS
 from sample_factory.ued.config.tables.top_level import RUNNERS
 from tests.unit.ued.config.minimax_flags import TABLE
 
@@ -33,7 +34,7 @@ class Row(NamedTuple):
 
 
 ROWS = [Row(*line.split()) for line in TABLE.strip().splitlines()]
-BY_NAME: dict[str, UedFlag] = {flag.name: flag for group in all_groups() for flag in group.flags}
+BY_NAME: dict[str, UedFlag] = {flag.name: flag for group in BUILT_IN_GROUPS for flag in group.flags}
 
 
 def of_text(kind: str, text: str) -> Any:
@@ -80,7 +81,7 @@ def count(config: Config) -> int:
     return sum(count(v) if isinstance(v, Config) else 1 for v in config.values())
 
 
-@pytest.mark.parametrize("group", all_groups(), ids=lambda group: group.title)
+@pytest.mark.parametrize("group", BUILT_IN_GROUPS, ids=lambda group: group.title)
 def test_flags_of_other_tables_are_extensions(group: Any) -> None:
     known = {row.name for row in ROWS}
     own = {flag.name for flag in group.flags}
