@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sample_factory.ued.models.actor_critic import ActorCritic, Observations
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.s5 import S5Core, S5Layer
 from sample_factory.ued.models.trunk import Trunk
 
@@ -58,25 +59,21 @@ class _JointInput:
         self.hidden.copy_(hidden)
         self.joint[:, num_features + size] = 1.0
 
-    def weight(self, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
-        """The matrix ``[width, G]`` for ``weight_ih x + weight_hh h + bias``."""
-        parts = torch.cat([weight_ih, weight_hh, bias.unsqueeze(1)], dim=1)
-        weight = weight_ih.new_zeros(self.joint.shape[1], len(parts))
-        weight[: parts.shape[1]] = parts.t()
-        return weight
+    def product_with(self, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Callable[[], Tensor]:
+        """A function that gives ``weight_ih x + weight_hh h + bias``, ``[B, G]``."""
+        padding = weight_ih.new_zeros(len(bias), self.joint.shape[1] - weight_ih.shape[1] - weight_hh.shape[1] - 1)
+        weight = torch.cat([weight_ih, weight_hh, bias.unsqueeze(1), padding], dim=1)
+        multiply = product_with(weight, len(self.joint))
+        return lambda: multiply(self.joint)
 
 
 class LstmActor(CoreActor):
     def __init__(self, core: LstmCore, carry: Carry, num_envs: int) -> None:
-        size = core.output_size
+        self._size = core.output_size
         self._input = _JointInput(carry[1], core.input_size)
         self.features, self._hidden = self._input.features, self._input.hidden
-        self._weight = self._input.weight(core.weight_ih, core.weight_hh, core.bias)
+        self._multiply = self._input.product_with(core.weight_ih, core.weight_hh, core.bias)
         self._cell = carry[0].clone()
-        self._gates = torch.empty(num_envs, 4 * size)
-        self._sigmoids = self._gates[:, : 3 * size]
-        self._i, self._f, self._o, g = self._gates.split(size, dim=1)
-        self._g, self._g_array = g, g.numpy()
         self._cell_array = self._cell.numpy()
         self._tanh_cell = torch.empty_like(self._cell)
         self._tanh_array = self._tanh_cell.numpy()
@@ -90,29 +87,29 @@ class LstmActor(CoreActor):
         self._hidden.index_fill_(0, idx, 0.0)
 
     def step(self, output: Tensor) -> None:
-        torch.mm(self._input.joint, self._weight, out=self._gates)
-        self._sigmoids.sigmoid_()
-        np.tanh(self._g_array, out=self._g_array)
-        self._cell.mul_(self._f).addcmul_(self._i, self._g)
+        gates, size = self._multiply(), self._size
+        gates[:, : 3 * size].sigmoid_()
+        i, f, o, g = gates.split(size, dim=1)
+        g_array = g.numpy()
+        np.tanh(g_array, out=g_array)
+        self._cell.mul_(f).addcmul_(i, g)
         np.tanh(self._cell_array, out=self._tanh_array)
-        torch.mul(self._o, self._tanh_cell, out=output)
+        torch.mul(o, self._tanh_cell, out=output)
         self._hidden.copy_(output)
 
 
 class GruActor(CoreActor):
     def __init__(self, core: GruCore, carry: Carry, num_envs: int) -> None:
-        size = core.output_size
+        size = self._size = core.output_size
         self._input = _JointInput(carry[0], core.input_size)
         self.features, self._hidden = self._input.features, self._input.hidden
         # r and z of input and state together, then n of the input, then n of the state.
         input_weight = torch.cat([core.weight_ih, torch.zeros(size, core.input_size)])
         none, recurrent = torch.zeros(size, size), core.weight_hh
         hidden_weight = torch.cat([recurrent[: 2 * size], none, recurrent[2 * size :]])
-        self._weight = self._input.weight(input_weight, hidden_weight, torch.cat([core.bias, core.candidate_bias]))
-        self._gates = torch.empty(num_envs, 4 * size)
-        self._sigmoids = self._gates[:, : 2 * size]
-        self._r, self._z, self._n, self._candidate = self._gates.split(size, dim=1)
-        self._n_array = self._n.numpy()
+        self._multiply = self._input.product_with(
+            input_weight, hidden_weight, torch.cat([core.bias, core.candidate_bias])
+        )
 
     @property
     def carry(self) -> Carry:
@@ -122,11 +119,13 @@ class GruActor(CoreActor):
         self._hidden.index_fill_(0, idx, 0.0)
 
     def step(self, output: Tensor) -> None:
-        torch.mm(self._input.joint, self._weight, out=self._gates)
-        self._sigmoids.sigmoid_()
-        self._n.addcmul_(self._r, self._candidate)
-        np.tanh(self._n_array, out=self._n_array)
-        torch.lerp(self._n, self._hidden, self._z, out=output)
+        gates, size = self._multiply(), self._size
+        gates[:, : 2 * size].sigmoid_()
+        r, z, n, candidate = gates.split(size, dim=1)
+        n.addcmul_(r, candidate)
+        n_array = n.numpy()
+        np.tanh(n_array, out=n_array)
+        torch.lerp(n, self._hidden, z, out=output)
         self._hidden.copy_(output)
 
 

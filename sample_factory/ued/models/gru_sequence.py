@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
     require_buffers,
@@ -40,7 +41,7 @@ class _GruStates(torch.autograd.Function):
         r_steps, z_steps, n_steps = (part.unbind() for part in gates.split(size, dim=-1))
         candidate_steps, output_steps = recurrent[..., 2 * size :].unbind(), output.unbind()
         tanh_of_n = tanh_by_step(gates[..., 2 * size :], gates[..., 2 * size :])
-        weight_t = weight_hh.t()
+        multiply = product_with(weight_hh, num_envs)
         bias = torch.cat([candidate_bias.new_zeros(2 * size), candidate_bias])
         hidden, previous = initial, []
         for t in range(num_steps):
@@ -48,7 +49,7 @@ class _GruStates(torch.autograd.Function):
             previous.append(hidden)
             n = n_steps[t]
             torch.index_select(projected, 0, row_steps[t], out=gate_steps[t])
-            torch.addmm(bias, hidden, weight_t, out=recurrent_steps[t])
+            torch.add(multiply(hidden), bias, out=recurrent_steps[t])
             sigmoid_steps[t].add_(recurrent_sigmoid[t]).sigmoid_()
             n.addcmul_(r_steps[t], candidate_steps[t])
             tanh_of_n(t)
@@ -72,6 +73,7 @@ class _GruStates(torch.autograd.Function):
         r_steps, z_steps, n_steps = (part.unbind() for part in gates.split(size, dim=-1))
         grad_r_steps, grad_z_steps, candidate_steps = (part.unbind() for part in recurrent.split(size, dim=-1))
         sigmoid_steps, recurrent_sigmoid = (x[..., : 2 * size].unbind() for x in (gates, recurrent))
+        multiply = product_with(weight_hh.t(), recurrent.shape[1])
         for t in range(num_steps - 1, -1, -1):
             r, z, n, candidate = r_steps[t], z_steps[t], n_steps[t], candidate_steps[t]
             torch.add(grad_output[t], carried, out=grad_hidden)
@@ -86,7 +88,7 @@ class _GruStates(torch.autograd.Function):
             sigmoid_steps[t].copy_(recurrent_sigmoid[t])
             grad_projected.index_add_(0, row_steps[t], gate_steps[t])
             if t > 0:
-                carried.addmm_(recurrent_steps[t], weight_hh)
+                carried.add_(multiply(recurrent_steps[t]))
                 to_reset = ctx.reset_rows[t]
                 if to_reset is not None:
                     carried.index_fill_(0, to_reset, 0.0)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
     require_buffers,
@@ -44,7 +45,7 @@ class _LstmStates(torch.autograd.Function):
         tanh_steps, output_steps = tanh_cells.unbind(), output.unbind()
         g = gates[..., 3 * size :]
         tanh_of_g, tanh_of_cell = tanh_by_step(g, g), tanh_by_step(cells, tanh_cells)
-        weight_t = weight_hh.t()
+        multiply = product_with(weight_hh, num_envs)
         cell, hidden = initial_cell, initial_hidden
         previous_cells = []
         for t in range(num_steps):
@@ -52,7 +53,7 @@ class _LstmStates(torch.autograd.Function):
             previous_cells.append(cell)
             gate, new_cell = gate_steps[t], cell_steps[t]
             torch.index_select(projected, 0, row_steps[t], out=gate)
-            gate.addmm_(hidden, weight_t)
+            gate.add_(multiply(hidden))
             sigmoid_steps[t].sigmoid_()
             tanh_of_g(t)
             torch.mul(f_steps[t], cell, out=new_cell)
@@ -79,6 +80,7 @@ class _LstmStates(torch.autograd.Function):
         i_steps, f_steps, o_steps, g_steps = (part.unbind() for part in gates.split(size, dim=-1))
         row_steps, gate_steps = rows.unbind(), gates.unbind()
         tanh_steps, grad_steps = tanh_cells.unbind(), grad_output.unbind()
+        multiply = product_with(weight_hh.t(), num_envs)
         for t in range(num_steps - 1, -1, -1):
             g, past = g_steps[t], sigmoid_steps[t]
             torch.add(grad_steps[t], carried, out=grad_hidden)
@@ -94,7 +96,7 @@ class _LstmStates(torch.autograd.Function):
             _ops.sigmoid_backward.grad_input(sigmoid_grads, past, grad_input=past)
             grad_projected.index_add_(0, row_steps[t], gate_steps[t])
             if t > 0:
-                torch.mm(gate_steps[t], weight_hh, out=carried)
+                carried = multiply(gate_steps[t])
                 to_reset = ctx.reset_rows[t]
                 if to_reset is not None:
                     carried.index_fill_(0, to_reset, 0.0)
