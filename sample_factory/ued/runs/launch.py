@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.child_process import die_with_parent
 from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.algo.utils.thread_counts import MAX_THREADS, num_threads_from_environment, num_usable_cores
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
 from sample_factory.ued.runs import level_grids, run_directory
@@ -49,7 +49,7 @@ def run_training(args: TrainArgs) -> StatusCode:
 
 def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
     """The part of one rank, in this process."""
-    _set_threads(config)
+    torch.set_num_threads(num_threads(config, num_usable_cores()))
     device = device_of(config, ranks.rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -68,12 +68,16 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
             lock.release()
 
 
-def _set_threads(config: Config) -> None:
-    if config.n_threads > 0:
-        torch.set_num_threads(config.n_threads)
-    elif config.n_devices > 1:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, cores // config.n_devices))
+def num_threads(config: Config, usable_cores: int) -> int:
+    """Threads of PyTorch in a rank: what ``--n_threads`` or ``OMP_NUM_THREADS`` say, else its share of the cores.
+
+    One core is left to everything else on the machine: the threads of an operation wait for the slowest, and one that
+    has to share its core makes an update many times slower.
+    """
+    asked = config.n_threads or num_threads_from_environment()
+    if asked:
+        return int(asked)
+    return max(1, min((usable_cores - 1) // config.n_devices, MAX_THREADS))
 
 
 def _supervise(config: Config, meeting_point: str) -> StatusCode:

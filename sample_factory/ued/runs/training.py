@@ -122,7 +122,7 @@ class Training:
         duration = time.perf_counter() - start
         self.counters.add(report, self.ranks.size)
         tick = self.counters.tick
-        if is_due(tick, config.test_interval) and self.ranks.is_main:
+        if config.log_interval and is_due(tick, config.test_interval) and self.ranks.is_main:
             students = self.parts.curriculum.students
             self.pending = self.parts.evaluator.run(students, self.parts.evaluation_generator)
         if is_due(tick, config.log_interval):

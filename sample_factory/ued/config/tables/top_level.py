@@ -60,7 +60,13 @@ _EXTENSIONS = Group(
         ),
         flag("env_module", str, None, "Python module to import first; it registers environments, models and flags."),
         flag("device", str, "cpu", "Where to compute: cpu, cuda or cuda:<index>."),
-        flag("n_threads", int, 0, "Threads of PyTorch per process; 0: its default.", bounds=at_least(0)),
+        flag(
+            "n_threads",
+            int,
+            0,
+            "Threads of PyTorch per process; 0: OMP_NUM_THREADS, or else the share of a process in all cores but one.",
+            bounds=at_least(0),
+        ),
         flag(
             "ued_compat",
             str,
