@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -121,6 +122,7 @@ class Training:
         report = self.parts.curriculum.run_cycle()
         duration = time.perf_counter() - start
         self.counters.add(report, self.ranks.size)
+        self._check_finite(report.stats)
         tick = self.counters.tick
         if config.log_interval and is_due(tick, config.test_interval) and self.ranks.is_main:
             students = self.parts.curriculum.students
@@ -134,6 +136,17 @@ class Training:
         archive = is_due(tick, config.archive_interval)
         if archive or is_due(tick, config.checkpoint_interval):
             self._save(archive=archive)
+
+    def _check_finite(self, stats: Mapping[str, float | None]) -> None:
+        """NonFiniteWeightsError as soon as a loss shows that the weights are lost."""
+        for name, value in stats.items():
+            if value is not None and not math.isfinite(value) and ("_loss" in name or "grad_norm" in name):
+                raise self._diverged(f"{name} is {value}")
+
+    def _diverged(self, reason: str) -> NonFiniteWeightsError:
+        return NonFiniteWeightsError(
+            f"the training has diverged after {self.counters.tick} cycles: {reason}; lower --lr or --max_grad_norm"
+        )
 
     def _row(self, stats: Mapping[str, float | None], report: CycleReport, duration: float) -> Row:
         counters, num_students = self.counters, len(self.parts.curriculum.students)
@@ -168,9 +181,7 @@ class Training:
         try:
             checkpoint.save(self.directory, captured, archive_tick=self.counters.tick if archive else None)
         except NonFiniteWeightsError as exc:
-            raise NonFiniteWeightsError(
-                f"the training has diverged after {self.counters.tick} cycles: {exc}; lower --lr or --max_grad_norm"
-            ) from exc
+            raise self._diverged(str(exc)) from exc
 
 
 def changes(stored: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -52,6 +52,13 @@ METHODS: dict[str, tuple[str, ...]] = {
         "--sfl_eval_steps=20",
         "--sfl_buffer_size=6",
     ),
+    # Its recurrent state goes from cycle to cycle.
+    "minimax_compat": (
+        "--train_runner=dr",
+        "--ued_compat=minimax",
+        "--student_recurrent_arch=s5",
+        "--student_s5_n_layers=1",
+    ),
 }
 
 

@@ -11,7 +11,7 @@ import torch
 from sample_factory.ued import evaluate
 from sample_factory.ued.runs import checkpoint
 from sample_factory.ued.train import main
-from tests.integration.ued.harness import METHODS, rows, ticks, train, train_here
+from tests.integration.ued.harness import METHODS, TINY, rows, ticks, train, train_here
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(400)]
 
@@ -98,6 +98,17 @@ def test_a_new_run_keeps_the_one_before(tmp_path: Path) -> None:
     train_here(tmp_path, "--n_total_updates=1", "--seed=2")
     assert rows(tmp_path / "run" / "previous") == before
     assert ticks(tmp_path / "run") == [1]
+
+
+def test_a_diverged_run_ends_and_keeps_its_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train_here(tmp_path, "--n_total_updates=1")
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+    flags = (*TINY, f"--log_dir={tmp_path}", "--xpid=run", "--from_last_checkpoint", "--n_total_updates=1000")
+    assert main([*flags, "--lr=1e30"]) == 1
+    assert "the training has diverged after" in capsys.readouterr().err
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert json.loads((tmp_path / "run" / "meta.json").read_text())["successful"] is False
+    assert ticks(tmp_path / "run")[-1] < 1000
 
 
 def contents(directory: Path) -> dict[str, bytes]:
