@@ -139,6 +139,7 @@ bench-quick: $(BENCH_STAMP) $(SF2_STAMP)
 
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write
+	$(BIN)/python -m sample_factory.ued.config.docs --write
 
 clean:
 	rm -rf $(VENV) $(SF2_VENV) $(BENCH_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) build dist *.egg-info
