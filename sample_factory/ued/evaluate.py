@@ -84,8 +84,8 @@ def main(argv: Sequence[str] | None = None) -> StatusCode:
     """Exit code 1 if there was nothing to evaluate, or a run cannot be evaluated."""
     args = parse_args(argv)
     # Only now, so that help and errors of flags come at once.
-    from sample_factory.algo.learning.checkpoints import CheckpointError
     from sample_factory.ued.runs.evaluation import evaluate_runs
+    from sample_factory.utils.checkpoint_files import CheckpointError
 
     try:
         return evaluate_runs(args)

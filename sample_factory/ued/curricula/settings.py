@@ -77,7 +77,7 @@ class ReplaySettings:
         compat = runner.minimax_compat
         mutation = None
         if args.mutation_fn is not None:
-            criterion = "batch" if compat and args.use_parallel_eval else args.mutation_criterion
+            criterion = "batch" if args.use_parallel_eval else args.mutation_criterion
             mutation = MutationSettings(
                 args.mutation_fn, args.n_mutations, criterion, args.mutation_subsample_size or 0
             )

@@ -16,19 +16,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sample_factory.algo.learning.checkpoints import (
-    CheckpointError,
-    CorruptCheckpointError,
-    NonFiniteWeightsError,
-    write_atomically,
-)
+from sample_factory.algo.learning.checkpoints import NonFiniteStateError
+from sample_factory.utils.checkpoint_files import CheckpointError, CorruptCheckpointError
+from sample_factory.utils.durable_files import is_temporary_name, write_atomically
 
 LATEST = "checkpoint"
 SUFFIX = ".pt"
 FORMAT = "sample_factory.ued"
 FORMAT_VERSION = 1
 _ARCHIVE_NAME = re.compile(rf"{LATEST}_(\d+){re.escape(SUFFIX)}")
-_TEMP_NAME = re.compile(rf"\.{LATEST}(_\d+)?{re.escape(SUFFIX)}\.\d+\.tmp")
 
 Checkpoint = dict[str, Any]
 
@@ -50,11 +46,11 @@ def archives(directory: Path) -> list[Path]:
 def serialize(checkpoint: Checkpoint) -> bytes:
     """Bytes of the checkpoint, proven to be loadable again.
 
-    NonFiniteWeightsError if a weight is NaN or infinite, so that a broken run does not replace a good checkpoint.
+    NonFiniteStateError if a weight is NaN or infinite, so that a broken run does not replace a good checkpoint.
     """
     bad = [name for name, tensor in _weights(checkpoint) if not torch.isfinite(tensor).all()]
     if bad:
-        raise NonFiniteWeightsError(f"weights are not finite and were not saved: {', '.join(bad[:5])}")
+        raise NonFiniteStateError(f"weights are not finite and were not saved: {', '.join(bad[:5])}")
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": FORMAT_VERSION, **checkpoint}, buffer)
     data = buffer.getvalue()
@@ -68,11 +64,11 @@ def serialize(checkpoint: Checkpoint) -> bytes:
 def save(directory: Path, checkpoint: Checkpoint, *, archive_tick: int | None = None) -> None:
     """Replace ``checkpoint.pt``; with ``archive_tick`` write ``checkpoint_<tick>.pt``, too."""
     data = serialize(checkpoint)
-    write_atomically(str(latest_path(directory)), data)
+    write_atomically(latest_path(directory), data)
     if archive_tick is not None:
-        write_atomically(str(archive_path(directory, archive_tick)), data)
+        write_atomically(archive_path(directory, archive_tick), data)
     for path in directory.iterdir():  # of killed processes; the folder is locked, so none is being written
-        if _TEMP_NAME.fullmatch(path.name):
+        if is_temporary_name(path.name) and path.name.startswith(f".{LATEST}"):
             path.unlink(missing_ok=True)
 
 

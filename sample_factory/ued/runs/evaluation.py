@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Generator
 
-from sample_factory.algo.learning.checkpoints import write_atomically
 from sample_factory.algo.utils.thread_counts import num_usable_cores
 from sample_factory.ued.config.flag import parse_bool
 from sample_factory.ued.config.lists import split_names, student_indices
@@ -32,6 +31,7 @@ from sample_factory.ued.runs.assembly import check_students_can_act, make_env, m
 from sample_factory.ued.runs.episode_pictures import episode_frames
 from sample_factory.ued.runs.launch import num_threads
 from sample_factory.ued.runs.run_directory import expand
+from sample_factory.utils.durable_files import write_atomically
 
 _TRIAL = re.compile(r".*_[0-9]*$")
 _XPID = "xpid"
@@ -210,4 +210,4 @@ def write_results(path: Path, results: Mapping[str, Results]) -> None:
     writer.writerow([_XPID, *names])
     for xpid, result in results.items():
         writer.writerow([xpid, *(result.get(name, "") for name in names)])
-    write_atomically(str(path), buffer.getvalue().encode())
+    write_atomically(path, buffer.getvalue().encode())

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.child_process import die_with_parent
@@ -27,6 +26,7 @@ from sample_factory.ued.runs import level_grids, run_directory
 from sample_factory.ued.runs.assembly import device_of, make_parts
 from sample_factory.ued.runs.ranks import Ranks
 from sample_factory.ued.runs.training import Training
+from sample_factory.utils.checkpoint_files import CheckpointError
 from sample_factory.utils.logging import log
 from sample_factory.utils.typing import StatusCode
 

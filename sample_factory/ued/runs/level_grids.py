@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Generator
 
-from sample_factory.algo.learning.checkpoints import write_atomically
 from sample_factory.ued.curricula.common import Curriculum
 from sample_factory.ued.envs.pictures import image_grid, level_images, require_renderable
+from sample_factory.utils.durable_files import write_atomically
 from sample_factory.utils.png import encode_png
 
 
@@ -47,6 +47,6 @@ def save_level_grids(curriculum: Curriculum[Any, Any], directory: Path, tick: in
         directory.mkdir(exist_ok=True)
         suffix = f"_a{student}" if len(curriculum.buffers) > 1 else ""
         path = directory / f"{tick}{suffix}.png"
-        write_atomically(str(path), encode_png(picture))
+        write_atomically(path, encode_png(picture))
         paths.append(path)
     return paths

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from sample_factory.algo.learning.checkpoints import write_atomically
 from sample_factory.ued.config.nested import Config
+from sample_factory.utils.durable_files import write_atomically
 from sample_factory.utils.provenance import UNKNOWN_HASH, get_git_commit_hash, git_output, git_root
 
 FILE_NAME = "meta.json"
@@ -58,7 +58,7 @@ class MetaFile:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(str(self.path), (json.dumps(self._content, indent=4) + "\n").encode())
+        write_atomically(self.path, (json.dumps(self._content, indent=4) + "\n").encode())
 
 
 def read_meta(directory: Path) -> dict[str, Any]:

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.ued.curricula.common import CycleReport
 from sample_factory.ued.runs.assembly import Parts
 from sample_factory.ued.runs.checkpoint import Checkpoint, check_weights
 from sample_factory.ued.runs.ranks import Ranks
+from sample_factory.utils.checkpoint_files import CheckpointError
 
 
 @dataclass

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sample_factory.algo.learning.checkpoints import NonFiniteWeightsError
+from sample_factory.algo.learning.checkpoints import NonFiniteStateError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.ued.config.nested import Config
@@ -138,13 +138,13 @@ class Training:
             self._save(archive=archive)
 
     def _check_finite(self, stats: Mapping[str, float | None]) -> None:
-        """NonFiniteWeightsError as soon as a loss shows that the weights are lost."""
+        """NonFiniteStateError as soon as a loss shows that the weights are lost."""
         for name, value in stats.items():
             if value is not None and not math.isfinite(value) and ("_loss" in name or "grad_norm" in name):
                 raise self._diverged(f"{name} is {value}")
 
-    def _diverged(self, reason: str) -> NonFiniteWeightsError:
-        return NonFiniteWeightsError(
+    def _diverged(self, reason: str) -> NonFiniteStateError:
+        return NonFiniteStateError(
             f"the training has diverged after {self.counters.tick} cycles: {reason}; lower --lr or --max_grad_norm"
         )
 
@@ -180,7 +180,7 @@ class Training:
             return
         try:
             checkpoint.save(self.directory, captured, archive_tick=self.counters.tick if archive else None)
-        except NonFiniteWeightsError as exc:
+        except NonFiniteStateError as exc:
             raise self._diverged(str(exc)) from exc
 
 

@@ -207,12 +207,12 @@ def test_minimax_settings_of_the_buffer() -> None:
     assert (minimax.replay.buffer.refresh_age, minimax.replay.buffer.uniform_fallback) == (False, False)
 
 
-def test_minimax_mutates_the_whole_batch_in_parallel_runs() -> None:
-    flags = ACCEL | {"plr_use_parallel_eval": True, "plr_mutation_criterion": "easy", "plr_mutation_subsample_size": 2}
-    plain: Any = make_run(**flags)
-    minimax: Any = make_run(**flags | {"ued_compat": "minimax"})
-    assert (plain.replay.mutation.criterion, minimax.replay.mutation.criterion) == ("easy", "batch")
-    assert plain.replay.replay_prob == 1.0
+def test_parallel_runs_mutate_the_whole_batch() -> None:
+    flags = ACCEL | {"plr_mutation_criterion": "easy", "plr_mutation_subsample_size": 2}
+    sequential: Any = make_run(**flags)
+    parallel: Any = make_run(**flags | {"plr_use_parallel_eval": True})
+    assert (sequential.replay.mutation.criterion, parallel.replay.mutation.criterion) == ("easy", "batch")
+    assert parallel.replay.replay_prob == 1.0
 
 
 @pytest.mark.parametrize("flags", [ACCEL, ACCEL | {"plr_use_parallel_eval": True}])
