@@ -96,6 +96,9 @@ class ChildProcess(EventLoopProcess):
     def start(self) -> None:
         self._environ = dict(os.environ)
         super().start()
+        # The child has them now. While somebody else could write, nobody would learn that it died in the middle.
+        self._error_sender.close()
+        self._stack_sender.close()
         # Without this, an exception in the main process would end in multiprocessing waiting for its children for ever.
         Finalize(self, _kill_if_alive, args=(self._process,), exitpriority=_EXIT_PRIORITY)
 
