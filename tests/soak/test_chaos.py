@@ -5,6 +5,7 @@ Whatever ends is started again with the same command line, as a scheduler would.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -49,15 +50,20 @@ def newest_env_steps(run: FaultRun) -> int:
 
 
 def cut_a_temporary_file(run: FaultRun, rng: random.Random) -> str:
+    """Of a writer at work; if there is none, leave half a file as a killed writer would."""
     hidden = [path for path in run.experiment.rglob(".*") if path.is_file() and path.name.endswith(".tmp")]
-    if not hidden:
-        return "no temporary file to cut"
-    path = rng.choice(hidden)
-    try:
-        os.truncate(path, path.stat().st_size // 2)
-    except FileNotFoundError:
-        return "no temporary file to cut"
-    return f"cut {path.name}"
+    if hidden:
+        path = rng.choice(hidden)
+        with contextlib.suppress(FileNotFoundError):  # it has its name by now
+            os.truncate(path, path.stat().st_size // 2)
+        return f"cut {path.name}"
+    whole = run.checkpoints()
+    if not whole:
+        return "no file to cut"
+    data = whole[-1].read_bytes()
+    half = whole[-1].with_name(f".{whole[-1].name}.{rng.randrange(10**6)}.tmp")
+    half.write_bytes(data[: len(data) // 2])
+    return f"left {half.name}"
 
 
 def make_trouble(run: FaultRun, rng: random.Random) -> str:
