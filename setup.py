@@ -42,7 +42,11 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["sample_factory*", "sf_examples*"]),
-    package_data={"sample_factory": ["py.typed"], "sf_examples": ["py.typed"]},
+    package_data={
+        "sample_factory": ["py.typed"],
+        "sample_factory.ued.config": ["shipped/*/*.json"],
+        "sf_examples": ["py.typed"],
+    },
     install_requires=[
         "numpy>=1.26,<3",
         "torch>=2.8,<3",

@@ -17,7 +17,7 @@ UNKNOWN_HASH = "unknown"
 NOT_A_REPOSITORY = "not a git repository"
 
 
-def _git(*args: str) -> str | None:
+def git_output(*args: str) -> str | None:
     """Standard output of a git command in the current directory, None if it cannot be had."""
     try:
         done = subprocess.run(
@@ -48,10 +48,10 @@ def get_git_commit_hash() -> tuple[str, str]:
     if root is None:
         return UNKNOWN_HASH, NOT_A_REPOSITORY
 
-    commit = _git("rev-parse", "HEAD")
+    commit = git_output("rev-parse", "HEAD")
     if commit is None:
         log.debug("Could not read the git revision in %s (git missing, or no commit yet)", root)
-    remote = _git("config", "--get", "remote.origin.url")
+    remote = git_output("config", "--get", "remote.origin.url")
     name = _without_credentials(remote.strip()) if remote else os.path.basename(root)
     return (commit.strip() if commit else UNKNOWN_HASH), name
 
@@ -68,7 +68,7 @@ def save_git_diff(directory: str) -> None:
     """Write the output of `git diff` to `<directory>/git.diff`; does nothing outside a git repository."""
     if git_root() is None:
         return
-    diff = _git("diff")
+    diff = git_output("diff")
     if diff is None:
         log.debug("Could not save the git diff (git missing or not responding)")
         return

@@ -110,7 +110,7 @@ def test_commands_name_a_module_and_known_flags(command: Command) -> None:
         assert importlib.util.find_spec(module_name.split(".")[0]) is not None
         return
     assert importlib.util.find_spec(module_name) is not None, f"{module_name} cannot be imported"
-    if module_name == "sample_factory.cfg.flags.docs" or module_name.startswith("benchmarks."):
+    if module_name.startswith(("sample_factory.cfg.flags.docs", "sample_factory.ued.", "benchmarks.")):
         assert_own_help_knows(module_name, flags)
     elif module_name == "sample_factory.launcher.run":
         launcher_argparser(flags).parse_args(flags)

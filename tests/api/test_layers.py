@@ -21,7 +21,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("algo.sampling", "algo.learning"),
     ("algo.runners",),
     ("pbt", "monitoring", "algo.evaluators"),
-    ("train", "enjoy", "eval", "export_onnx", "launcher", "huggingface"),
+    ("ued",),
+    ("train", "enjoy", "eval", "export_onnx", "launcher", "huggingface", "ued"),
 )
 
 # Imports to the right at module level, forced by the paths at which users import public names.

@@ -1,0 +1,184 @@
+"""Rules across flags: which combinations cannot work. Checked before anything is created."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from sample_factory.ued.config.lists import student_indices
+
+Values = Mapping[str, Any]  # active flags under their full names
+Check = Callable[[Values], Iterator[str]]
+
+TWO_STUDENT_SCORES = ("relative_regret", "mean_relative_regret")
+POPULATION_SCORES = (*TWO_STUDENT_SCORES, "population_regret")
+NEGATIVE_SCORES = ("max_mc", "neg_return")
+_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+
+
+def problems_of(values: Values) -> list[str]:
+    """All broken rules, each with flag, value and repair."""
+    checks: tuple[Check, ...] = (
+        _paths,
+        _render,
+        _paired,
+        _plr_score,
+        _replay_happens,
+        _score_of_ensemble,
+        _mutation,
+        _devices,
+        _student_minibatches,
+        _teacher_minibatches,
+        _cores,
+        _maze_teacher,
+        _evaluation,
+    )
+    return [problem for check in checks for problem in check(values)]
+
+
+def _paths(v: Values) -> Iterator[str]:
+    if v["xpid"] in (".", "..") or "/" in v["xpid"] or not v["xpid"]:
+        yield f"--xpid={v['xpid']}: must be the name of a folder; use --log_dir for the place of it"
+
+
+def _render(v: Values) -> Iterator[str]:
+    if v["render"]:
+        yield (
+            "--render=True: there is no live window; leave the flag out and save pictures of levels with "
+            "--level_grid_interval"
+        )
+
+
+def _paired(v: Values) -> Iterator[str]:
+    if v["train_runner"] != "paired":
+        return
+    if v["teacher_model_name"] is None:
+        yield "--train_runner=paired needs a teacher; add --teacher_model_name=default_teacher_cnn"
+    score, num_students = v["ued_score"], v["n_students"]
+    if score in TWO_STUDENT_SCORES and num_students != 2:
+        yield (
+            f"--ued_score={score} compares exactly two students, but --n_students={num_students}; "
+            "set --n_students=2 or take --ued_score=population_regret"
+        )
+    if score == "max_mc":
+        yield (
+            "--ued_score=max_mc needs the returns stored in a level buffer, which --train_runner=paired does not have; "
+            "take --ued_score=relative_regret"
+        )
+
+
+def _plr_score(v: Values) -> Iterator[str]:
+    if v["train_runner"] != "plr":
+        return
+    score = v["ued_score"]
+    if score in POPULATION_SCORES:
+        yield (
+            f"--ued_score={score} compares students, but --train_runner=plr scores the levels of each student alone; "
+            "take for example --ued_score=max_mc"
+        )
+    if score in NEGATIVE_SCORES and not v["plr_use_score_ranks"]:
+        yield (
+            f"--ued_score={score} can be negative, which weights in proportion to it cannot; "
+            "set --plr_use_score_ranks=True"
+        )
+
+
+def _replay_happens(v: Values) -> Iterator[str]:
+    if v["train_runner"] != "plr" or v["plr_use_parallel_eval"]:
+        return
+    if v["plr_use_robust_plr"] and v["plr_replay_prob"] == 0:
+        yield (
+            "--plr_replay_prob=0 with --plr_use_robust_plr=True: students learn from replayed levels only, so this run "
+            "would never end; set one of them to another value"
+        )
+
+
+def _score_of_ensemble(v: Values) -> Iterator[str]:
+    if v.get("ued_score") == "value_disagreement" and v.get("student_value_ensemble_size", 2) < 2:
+        yield (
+            "--ued_score=value_disagreement compares value heads, but --student_value_ensemble_size=1; "
+            "set for example --student_value_ensemble_size=5"
+        )
+
+
+def _mutation(v: Values) -> Iterator[str]:
+    if v.get("plr_mutation_fn") is None:
+        return
+    if v["plr_n_mutations"] < 1:
+        yield "--plr_n_mutations=0 with --plr_mutation_fn: mutants would equal their parents; set for example 20"
+    criterion, size = v["plr_mutation_criterion"], v["plr_mutation_subsample_size"]
+    if criterion == "batch" or v["plr_use_parallel_eval"]:  # parallel evaluation mutates the whole batch
+        return
+    per_device = v["n_parallel"] // v["n_devices"]
+    if size < 1 or per_device % size:
+        yield (
+            f"--plr_mutation_criterion={criterion} repeats --plr_mutation_subsample_size={size} parents to fill "
+            f"{per_device} levels per device (--n_parallel / --n_devices); the size must be a divisor of that"
+        )
+
+
+def _devices(v: Values) -> Iterator[str]:
+    if v["n_parallel"] % v["n_devices"]:
+        yield (f"--n_parallel={v['n_parallel']} cannot be split over --n_devices={v['n_devices']}; make it a multiple")
+    if not is_device(v["device"]):
+        yield f"--device={v['device']}: must be cpu, cuda or cuda:<index>"
+    elif ":" in v["device"] and v["n_devices"] > 1:
+        yield f"--device={v['device']} names one GPU, but --n_devices={v['n_devices']}; set --device=cuda"
+
+
+def _student_minibatches(v: Values) -> Iterator[str]:
+    envs = v["n_parallel"] // v["n_devices"] * v["n_eval"]
+    yield from _divisible(v, "student", envs, v["n_rollout_steps"])
+
+
+def _teacher_minibatches(v: Values) -> Iterator[str]:
+    # The length of a teacher's episode is known to its environment only; it is checked when the learner is made.
+    if v.get("teacher_recurrent_arch") is not None:
+        yield from _divisible(v, "teacher", v["n_parallel"] // v["n_devices"], 1)
+
+
+def _divisible(v: Values, agent: str, envs: int, num_steps: int) -> Iterator[str]:
+    minibatches = v[f"{agent}_ppo_n_minibatches"]
+    recurrent = v.get(f"{agent}_recurrent_arch") is not None
+    items = envs if recurrent else envs * num_steps
+    what = "environments" if recurrent else "transitions"
+    if items % minibatches:
+        yield (
+            f"--{agent}_ppo_n_minibatches={minibatches} does not divide the {items} {what} of a device; "
+            "change it, --n_parallel or --n_eval"
+        )
+
+
+def _cores(v: Values) -> Iterator[str]:
+    for agent in ("student", "teacher"):
+        arch, dim = v.get(f"{agent}_recurrent_arch"), v.get(f"{agent}_recurrent_hidden_dim")
+        if arch is None or dim is None:
+            continue
+        if dim < 1:
+            yield f"--{agent}_recurrent_arch={arch} needs a width; set for example --{agent}_recurrent_hidden_dim=256"
+        elif arch == "s5" and dim % v[f"{agent}_s5_n_blocks"]:
+            yield (
+                f"--{agent}_s5_n_blocks={v[f'{agent}_s5_n_blocks']} does not divide "
+                f"--{agent}_recurrent_hidden_dim={dim}"
+            )
+
+
+def _maze_teacher(v: Values) -> Iterator[str]:
+    if v.get("maze_ued_first_wall_pos_sets_budget") and v["maze_ued_fixed_n_wall_steps"]:
+        yield (
+            "--maze_ued_first_wall_pos_sets_budget=True excludes --maze_ued_fixed_n_wall_steps=True: a fixed number of "
+            "walls needs no budget"
+        )
+
+
+def _evaluation(v: Values) -> Iterator[str]:
+    try:
+        student_indices(v["test_agent_idxs"], v["n_students"])
+    except ValueError as exc:
+        yield str(exc)
+
+
+def is_device(name: str) -> bool:
+    """Whether this is how devices are written."""
+    return _DEVICE.fullmatch(name) is not None

@@ -1,0 +1,251 @@
+"""Networks while acting: few operations per step, none of which could be done once for the whole rollout.
+
+A step computes what the next action depends on. Values wait until the end, when one pass gives those of all steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sample_factory.ued.models.actor_critic import ActorCritic, Observations
+from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.s5 import S5Core, S5Layer
+from sample_factory.ued.models.trunk import Trunk
+
+_ALIGNMENT = 16  # matrix products are faster if sizes are multiples of it
+
+
+class CoreActor:
+    """The core of a network, its carry, and a place for its input; the base class calls ``core.step``.
+
+    ``features``: where the input of the next step belongs, ``[B, D]``.
+    """
+
+    def __init__(self, core: Core, carry: Carry, num_envs: int, device: torch.device) -> None:
+        self._core, self._carry = core, carry
+        self.features = torch.zeros(num_envs, core.input_size, device=device)
+        self._no_reset = torch.zeros(num_envs, dtype=torch.bool, device=device)
+
+    @property
+    def carry(self) -> Carry:
+        """A copy of the carry after the last step."""
+        return tuple(part.clone() for part in self._carry)
+
+    def reset(self, idx: Tensor) -> None:
+        """Set the carry of some environments (int64 ``[n]``) to zero."""
+        self._carry = tuple(part.index_fill(0, idx, 0) for part in self._carry)
+
+    def step(self, output: Tensor) -> None:
+        """Read ``features``, advance the carry, and write the core's output ``[B, H]`` to ``output``."""
+        x, self._carry = self._core.step(self.features, self._carry, self._no_reset)
+        output.copy_(x)
+
+
+class _JointInput:
+    """Features, hidden state and a constant one side by side, so that a step needs a single matrix product."""
+
+    def __init__(self, hidden: Tensor, num_features: int) -> None:
+        num_envs, size = hidden.shape
+        width = -(-(num_features + size + 1) // _ALIGNMENT) * _ALIGNMENT
+        self.joint = torch.zeros(num_envs, width)
+        self.features = self.joint[:, :num_features]
+        self.hidden = self.joint[:, num_features : num_features + size]
+        self.hidden.copy_(hidden)
+        self.joint[:, num_features + size] = 1.0
+
+    def weight(self, weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> Tensor:
+        """The matrix ``[width, G]`` for ``weight_ih x + weight_hh h + bias``."""
+        parts = torch.cat([weight_ih, weight_hh, bias.unsqueeze(1)], dim=1)
+        weight = weight_ih.new_zeros(self.joint.shape[1], len(parts))
+        weight[: parts.shape[1]] = parts.t()
+        return weight
+
+
+class LstmActor(CoreActor):
+    def __init__(self, core: LstmCore, carry: Carry, num_envs: int) -> None:
+        size = core.output_size
+        self._input = _JointInput(carry[1], core.input_size)
+        self.features, self._hidden = self._input.features, self._input.hidden
+        self._weight = self._input.weight(core.weight_ih, core.weight_hh, core.bias)
+        self._cell = carry[0].clone()
+        self._gates = torch.empty(num_envs, 4 * size)
+        self._sigmoids = self._gates[:, : 3 * size]
+        self._i, self._f, self._o, g = self._gates.split(size, dim=1)
+        self._g, self._g_array = g, g.numpy()
+        self._cell_array = self._cell.numpy()
+        self._tanh_cell = torch.empty_like(self._cell)
+        self._tanh_array = self._tanh_cell.numpy()
+
+    @property
+    def carry(self) -> Carry:
+        return self._cell.clone(), self._hidden.clone()
+
+    def reset(self, idx: Tensor) -> None:
+        self._cell.index_fill_(0, idx, 0.0)
+        self._hidden.index_fill_(0, idx, 0.0)
+
+    def step(self, output: Tensor) -> None:
+        torch.mm(self._input.joint, self._weight, out=self._gates)
+        self._sigmoids.sigmoid_()
+        np.tanh(self._g_array, out=self._g_array)
+        self._cell.mul_(self._f).addcmul_(self._i, self._g)
+        np.tanh(self._cell_array, out=self._tanh_array)
+        torch.mul(self._o, self._tanh_cell, out=output)
+        self._hidden.copy_(output)
+
+
+class GruActor(CoreActor):
+    def __init__(self, core: GruCore, carry: Carry, num_envs: int) -> None:
+        size = core.output_size
+        self._input = _JointInput(carry[0], core.input_size)
+        self.features, self._hidden = self._input.features, self._input.hidden
+        # r and z of input and state together, then n of the input, then n of the state.
+        input_weight = torch.cat([core.weight_ih, torch.zeros(size, core.input_size)])
+        none, recurrent = torch.zeros(size, size), core.weight_hh
+        hidden_weight = torch.cat([recurrent[: 2 * size], none, recurrent[2 * size :]])
+        self._weight = self._input.weight(input_weight, hidden_weight, torch.cat([core.bias, core.candidate_bias]))
+        self._gates = torch.empty(num_envs, 4 * size)
+        self._sigmoids = self._gates[:, : 2 * size]
+        self._r, self._z, self._n, self._candidate = self._gates.split(size, dim=1)
+        self._n_array = self._n.numpy()
+
+    @property
+    def carry(self) -> Carry:
+        return (self._hidden.clone(),)
+
+    def reset(self, idx: Tensor) -> None:
+        self._hidden.index_fill_(0, idx, 0.0)
+
+    def step(self, output: Tensor) -> None:
+        torch.mm(self._input.joint, self._weight, out=self._gates)
+        self._sigmoids.sigmoid_()
+        self._n.addcmul_(self._r, self._candidate)
+        np.tanh(self._n_array, out=self._n_array)
+        torch.lerp(self._n, self._hidden, self._z, out=output)
+        self._hidden.copy_(output)
+
+
+class S5Actor(CoreActor):
+    """On any device."""
+
+    def __init__(self, core: S5Core, carry: Carry, num_envs: int, device: torch.device) -> None:
+        super().__init__(core, carry, num_envs, device)
+        self._encoder = core.encoder
+        self._layers: list[tuple[S5Layer, Tensor, Tensor, Tensor, Tensor]] = []
+        for layer in core.layers:
+            transition, input_matrix, output_matrix = layer.state_space.matrices()  # type: ignore[union-attr, operator]
+            d = layer.state_space.d  # type: ignore[union-attr]
+            self._layers.append((layer, transition, input_matrix.t(), output_matrix.t(), d))  # type: ignore[arg-type]
+
+    def step(self, output: Tensor) -> None:
+        x = self._encoder(self.features)
+        carry = []
+        for (layer, transition, input_matrix, output_matrix, d), state in zip(self._layers, self._carry, strict=True):
+            u = layer.before(x)
+            inputs = torch.view_as_complex(torch.mm(u, input_matrix).view(len(u), -1, 2))
+            state = inputs.addcmul_(transition, state)
+            y = torch.addcmul(torch.mm(torch.view_as_real(state).flatten(1), output_matrix), u, d)
+            x = layer.after(x, y)
+            carry.append(state)
+        self._carry = tuple(carry)
+        output.copy_(x)
+
+
+class Actor:
+    """A network that acts in ``num_envs`` environments for at most ``num_steps`` steps, from ``carry`` on."""
+
+    def __init__(self, model: ActorCritic, num_steps: int, num_envs: int, carry: Carry) -> None:
+        self._model = model
+        self._core = _core_actor(model.core, carry, num_envs, model.device)
+        self._write_features = features_writer(model.trunk, self._core.features)
+        self._outputs = self._core.features.new_empty(num_steps, num_envs, model.core.output_size)
+        self._logits = self._outputs.new_empty(num_steps, num_envs, model.num_actions)
+        self._policy = _policy_function(model, num_envs)
+        self._num_done = 0
+
+    def act(self, obs: Observations) -> Tensor:
+        """Policy logits ``[B, A]``."""
+        self._write_features(obs)
+        output, logits = self._outputs[self._num_done], self._logits[self._num_done]
+        self._core.step(output)
+        self._policy(output, logits)
+        self._num_done += 1
+        return logits
+
+    def reset(self, idx: Tensor) -> None:
+        """Begin new episodes in some environments, int64 ``[n]``."""
+        self._core.reset(idx)
+
+    @property
+    def carry(self) -> Carry:
+        """A copy of the carry after the last step."""
+        return self._core.carry
+
+    def values_and_logits(self) -> tuple[Tensor, Tensor]:
+        """Of all steps: ``[T, B, K]`` and ``[T, B, A]``."""
+        return self._model.head_values(self._outputs), self._logits
+
+
+def _core_actor(core: Core, carry: Carry, num_envs: int, device: torch.device) -> CoreActor:
+    if type(core) is LstmCore and device.type == "cpu":
+        return LstmActor(core, carry, num_envs)
+    if type(core) is GruCore and device.type == "cpu":
+        return GruActor(core, carry, num_envs)
+    if type(core) is S5Core:
+        return S5Actor(core, carry, num_envs, device)
+    return CoreActor(core, carry, num_envs, device)
+
+
+def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], None]:
+    """A function that writes the features of observations into ``features`` ``[B, D]``."""
+    if trunk.activation != "relu" or not trunk.is_small:
+
+        def write(obs: Observations) -> None:
+            features.copy_(trunk(obs))
+
+        return write
+
+    size = trunk.positions * trunk.channels
+    matrix, bias = (x.detach() for x in trunk.dense_convolution())
+    image_features, num_inputs = features[:, :size], len(matrix)
+    maps = features.new_empty(len(features), size)
+    tables, start = [], size
+    for name, layer in trunk.scalars.items():
+        if isinstance(layer, nn.Embedding):
+            tables.append((name, layer.weight.detach(), features[:, start : start + layer.embedding_dim]))
+            start += layer.embedding_dim
+    rest = [] if start == features.shape[1] else [features[:, size:]]
+
+    def write_small(obs: Observations) -> None:
+        images = obs["image"].view(-1, num_inputs)
+        torch.addmm(bias, images if images.dtype == bias.dtype else images.to(bias.dtype), matrix, out=maps)
+        torch.clamp_min(maps, 0.0, out=image_features)
+        for name, table, target in tables:
+            target.copy_(table.index_select(0, obs[name]))
+        for target in rest:
+            torch.cat(trunk.other_features(obs), dim=1, out=target)
+
+    return write_small
+
+
+def _policy_function(model: ActorCritic, num_envs: int) -> Callable[[Tensor, Tensor], None]:
+    """A function of the core's output ``[B, H]`` that writes the logits ``[B, A]`` into its second argument."""
+    layers = []
+    for module in model.policy.hidden:
+        layer = cast(nn.Linear, module)
+        weight, bias = layer.weight.detach(), layer.bias.detach()
+        layers.append((weight.t().contiguous(), bias, weight.new_empty(num_envs, len(bias))))
+    weight, bias = model.policy.output.weight.detach().t().contiguous(), model.policy.output.bias.detach()
+
+    def write(x: Tensor, logits: Tensor) -> None:
+        for layer_weight, layer_bias, result in layers:
+            torch.addmm(layer_bias, x, layer_weight, out=result)
+            x = result.tanh_()
+        torch.addmm(bias, x, weight, out=logits)
+
+    return write

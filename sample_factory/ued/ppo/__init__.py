@@ -1,0 +1,1 @@
+"""Proximal policy optimisation on rollouts of batched environments."""

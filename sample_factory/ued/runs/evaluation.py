@@ -1,0 +1,210 @@
+"""Evaluating the checkpoints of runs, and what is printed and written about it."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator
+
+from sample_factory.algo.learning.checkpoints import write_atomically
+from sample_factory.ued.config.flag import parse_bool
+from sample_factory.ued.config.lists import split_names, student_indices
+from sample_factory.ued.config.nested import Config
+from sample_factory.ued.config.train_args import import_module
+from sample_factory.ued.curricula.cvar import WorstCaseSettings, evaluate_worst_case
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
+from sample_factory.ued.envs.interfaces import UedEnv
+from sample_factory.ued.envs.pictures import save_gif
+from sample_factory.ued.envs.registration import env_options, make_ued_env
+from sample_factory.ued.ppo.agent import PPOAgent
+from sample_factory.ued.runs import checkpoint, console, meta
+from sample_factory.ued.runs.assembly import check_students_can_act, make_env, make_student, student_ppo
+from sample_factory.ued.runs.episode_pictures import episode_frames
+from sample_factory.ued.runs.run_directory import expand
+
+_TRIAL = re.compile(r".*_[0-9]*$")
+_XPID = "xpid"
+
+Results = dict[str, float]
+
+
+class StoredRun:
+    """A run directory: its configuration, environment and trained students."""
+
+    def __init__(self, directory: Path, checkpoint_name: str, device: torch.device) -> None:
+        self.xpid = directory.name
+        self.config = Config.of(meta.read_meta(directory)["config"])
+        self.config.device = str(device)
+        if self.config.env_module:
+            import_module(self.config.env_module)
+        path = directory / f"{checkpoint_name}{checkpoint.SUFFIX}"
+        stored = checkpoint.load(path)["agents"]["students"]
+        self.env = make_env(self.config, device)
+        self.students: list[PPOAgent] = []
+        for index, student in enumerate(stored):
+            model = make_student(self.config, self.env)
+            checkpoint.check_weights(path, f"student {index}", student["model"], model.state_dict())
+            model.load_state_dict(student["model"])
+            self.students.append(PPOAgent(model.to(device).eval(), student_ppo(self.config)))
+
+    def test_env(self, name: str) -> UedEnv[Any, Any]:
+        """An environment with the evaluation options of the run; ValueError if the students cannot act in it."""
+        return check_students_can_act(self.env, name, make_test_env(name, self.config))
+
+    def random_env(self, name: str | None, options: Mapping[str, str]) -> UedEnv[Any, Any]:
+        """The environment of random levels: that of the training, or another one, with some options changed."""
+        name = self.config.env_name if name is None else name
+        known = env_options(name)
+        args = {**self.config.env_args, **self.config.eval_env_args}
+        values = {key: value for key, value in args.items() if key in known}
+        values |= {key: _option_value(key, text, known) for key, text in options.items()}
+        values |= {"device": self.config.device} if "device" in known else {}
+        values |= {"compat": self.config.ued_compat} if "compat" in known else {}
+        return check_students_can_act(self.env, name, make_ued_env(name, **values))
+
+
+def evaluate_runs(args: argparse.Namespace) -> int:
+    """Evaluate all chosen runs, print a summary and write the table; returns the exit code."""
+    device = torch.device(args.device)
+    results: dict[str, Results] = {}
+    for directory in chosen_runs(args):
+        missing = _missing_file(directory, args.checkpoint_name)
+        if missing is not None:
+            print(f"Skipping {directory.name}: there is no {missing}")
+            continue
+        run = StoredRun(directory, args.checkpoint_name, device)
+        results[run.xpid] = evaluate_run(run, args)
+    if not results:
+        print("There is no run to evaluate; see --log_dir, --xpid and --xpid_prefix")
+        return 1
+    print(console.box(summary(list(results.values()))))
+    if args.results_fname is not None:
+        path = results_file(args)
+        write_results(path, results)
+        print(f"Results were written to {path}")
+    return 0
+
+
+def chosen_runs(args: argparse.Namespace) -> list[Path]:
+    """Run directories, sorted by name."""
+    folder = expand(args.log_dir)
+    if args.xpid_prefix is None:
+        return [folder / args.xpid]
+    found = folder.iterdir() if folder.is_dir() else iter(())
+    matching = (p for p in found if p.is_dir() and p.name.startswith(args.xpid_prefix) and _TRIAL.fullmatch(p.name))
+    return sorted(matching)
+
+
+def _missing_file(directory: Path, checkpoint_name: str) -> str | None:
+    for name in (meta.FILE_NAME, f"{checkpoint_name}{checkpoint.SUFFIX}"):
+        if not (directory / name).is_file():
+            return name
+    return None
+
+
+def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:
+    """Results of one run by column; the seed counts for every run anew."""
+    names = split_names(args.env_names)
+    envs = {name: run.test_env(name) for name in names}
+    indices = student_indices(args.agent_idxs, len(run.students), "--agent_idxs")
+    generator = Generator(device=run.config.device).manual_seed(args.seed)
+    results: Results = {}
+    if envs:
+        evaluator = Evaluator(envs, args.n_episodes, args.agent_idxs)
+        results |= evaluator.run(run.students, generator)
+    if args.cvar:
+        results |= _worst_case(run, indices, args)
+    if args.render_mode is not None:
+        folder = expand(args.results_path)
+        for name, env in envs.items():
+            for index in indices:
+                frames = episode_frames(env, run.students[index].model, generator)
+                save_gif(frames, folder / f"{run.xpid}_a{index}_{name}.gif")
+    return results
+
+
+def _worst_case(run: StoredRun, indices: Sequence[int], args: argparse.Namespace) -> Results:
+    options = dict(_option_pair(text) for text in split_names(args.cvar_env_options))
+    env = run.random_env(args.cvar_env_name, options)
+    settings = WorstCaseSettings(args.cvar_n_levels, args.cvar_n_episodes, args.cvar_fractions)
+    results: Results = {}
+    for index in indices:
+        # Levels depend on the seed alone, so that all students and runs get the same.
+        found = evaluate_worst_case(
+            env,
+            run.students[index].model,
+            settings,
+            level_seed=args.seed,
+            choosing_seed=args.seed + 1,
+            reporting_seed=args.seed + 2,
+        )
+        results |= found.columns(index, args.cvar_env_name or run.config.env_name)
+    return results
+
+
+def _option_pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--cvar_env_options: {text!r} must be name=value, for example n_walls=60")
+    return name.strip(), value.strip()
+
+
+def _option_value(name: str, text: str, known: Mapping[str, Any]) -> Any:
+    """Text as the kind of value the option has by default."""
+    if name not in known:
+        raise ValueError(f"--cvar_env_options: no option {name!r}; there are {', '.join(known)}")
+    default = known[name].default
+    try:
+        if isinstance(default, bool):
+            return parse_bool(text)
+        return type(default)(text) if isinstance(default, int | float) else text
+    except (KeyError, ValueError):
+        raise ValueError(f"--cvar_env_options: {name}={text} must be like its default {default!r}") from None
+
+
+def summary(results: Sequence[Results]) -> list[tuple[str, str]]:
+    """Per column the mean over runs with its standard error, and the smallest value."""
+    rows: list[tuple[str, str]] = []
+    for name in columns_of(results):
+        values = [result[name] for result in results if name in result]
+        rows.append((name, f"{statistics.fmean(values):.2g} +/- {standard_error(values):.2g}"))
+        rows.append((f"min:{name}", f"{min(values):.2g}"))
+    return rows
+
+
+def standard_error(values: Sequence[float]) -> float:
+    """Standard deviation (population) over the square root of the number of values; 0 for a single one."""
+    return statistics.pstdev(values) / math.sqrt(len(values))
+
+
+def columns_of(results: Sequence[Results]) -> list[str]:
+    """All columns, in the order in which they first appear."""
+    return list(dict.fromkeys(name for result in results for name in result))
+
+
+def results_file(args: argparse.Namespace) -> Path:
+    name = args.results_fname
+    if name == "*":
+        name = args.xpid_prefix or args.xpid
+    return expand(args.results_path) / f"{name}.csv"
+
+
+def write_results(path: Path, results: Mapping[str, Results]) -> None:
+    """One row per run; the first column is its name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = columns_of(list(results.values()))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([_XPID, *names])
+    for xpid, result in results.items():
+        writer.writerow([xpid, *(result.get(name, "") for name in names)])
+    write_atomically(str(path), buffer.getvalue().encode())

@@ -1,0 +1,158 @@
+"""Starting the ranks of a run and watching over them: if one dies, all end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sample_factory.algo.learning.checkpoints import CheckpointError
+from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
+from sample_factory.algo.runners.termination import TerminationSignals
+from sample_factory.algo.utils.child_process import die_with_parent
+from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.ued.config.nested import Config
+from sample_factory.ued.config.train_args import TrainArgs, import_module
+from sample_factory.ued.runs import level_grids, run_directory
+from sample_factory.ued.runs.assembly import device_of, make_parts
+from sample_factory.ued.runs.ranks import Ranks
+from sample_factory.ued.runs.training import Training
+from sample_factory.utils.logging import log
+from sample_factory.utils.typing import StatusCode
+
+_POLL_SEC = 0.2
+_GRACE_SEC = 10.0
+
+USER_ERRORS = (ValueError, CheckpointError, ExperimentInUseError)
+"""Errors that a message without traceback explains."""
+
+
+def run_training(args: TrainArgs) -> StatusCode:
+    """Train in this process, or in ``--n_devices`` child processes; returns the exit code."""
+    if args.config.n_devices == 1:
+        return run_rank(args.config, Ranks(), init_file="")
+    device_of(args.config)  # before processes are started
+    with tempfile.TemporaryDirectory(prefix="ued_ranks_") as folder:
+        meeting_point = str(Path(folder) / "meeting_point")
+        return _supervise(args.config, meeting_point)
+
+
+def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
+    """The part of one rank, in this process."""
+    _set_threads(config)
+    device = device_of(config, ranks.rank)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    parts = make_parts(config, ranks, device)
+    if config.level_grid_interval:
+        level_grids.check_can_draw(parts.curriculum)
+    directory = run_directory.run_directory(config)
+    lock = run_directory.lock(directory) if ranks.is_main else None
+    ranks.connect(init_file, device)
+    try:
+        with TerminationSignals() as signals:
+            return Training(config, parts, ranks, directory, signals).run()
+    finally:
+        ranks.disconnect()
+        if lock is not None:
+            lock.release()
+
+
+def _set_threads(config: Config) -> None:
+    if config.n_threads > 0:
+        torch.set_num_threads(config.n_threads)
+    elif config.n_devices > 1:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(max(1, cores // config.n_devices))
+
+
+def _supervise(config: Config, meeting_point: str) -> StatusCode:
+    """Start all ranks, pass signals on, and end them all as soon as one has died."""
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=_child, args=(config.plain(), rank, meeting_point), name=f"rank {rank}", daemon=True)
+        for rank in range(config.n_devices)
+    ]
+    with TerminationSignals() as signals:
+        try:
+            for process in processes:
+                process.start()
+            dead = _wait_for(processes, signals)
+        finally:
+            _end_all(processes)
+    if dead is not None and not (signals.stop_requested() and dead.exitcode == -signal.SIGTERM):
+        log.error("%s of the run ended with exit code %s; the others were stopped", dead.name, dead.exitcode)
+        return ExperimentStatus.FAILURE
+    if signals.stop_requested():
+        return signals.status()
+    return processes[0].exitcode or ExperimentStatus.SUCCESS
+
+
+def _wait_for(processes: Sequence[BaseProcess], signals: TerminationSignals) -> BaseProcess | None:
+    """Until all ranks have ended; at once with the first one that died."""
+    passed_on = False
+    running = list(processes)
+    while running:
+        wait([process.sentinel for process in running], timeout=_POLL_SEC)
+        for process in [p for p in running if p.exitcode is not None]:
+            running.remove(process)
+            if _has_died(process):
+                return process
+        if signals.stop_requested() and not passed_on:
+            passed_on = True
+            for process in running:
+                process.terminate()  # a rank saves and ends in an orderly way
+    return None
+
+
+def _has_died(process: BaseProcess) -> bool:
+    """Whether it ended in another way than by itself or on request."""
+    assert process.exitcode is not None
+    return process.exitcode < 0 or process.exitcode == ExperimentStatus.FAILURE
+
+
+def _end_all(processes: Sequence[BaseProcess]) -> None:
+    # Ranks whose partner is gone may be inside a collective operation, where they notice nothing.
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+    for process in processes:
+        if process.pid is not None:
+            process.join(_GRACE_SEC)
+
+
+def _child(config: dict[str, Any], rank: int, meeting_point: str) -> None:
+    die_with_parent()
+    _exit_with(lambda: _run_child(Config.of(config), rank, meeting_point), prints_errors=rank == 0)
+
+
+def _run_child(config: Config, rank: int, meeting_point: str) -> StatusCode:
+    if config.env_module:
+        import_module(config.env_module)
+    return run_rank(config, Ranks(rank, config.n_devices), meeting_point)
+
+
+def _exit_with(run: Callable[[], StatusCode], *, prints_errors: bool) -> None:
+    """End this process with the exit code of ``run``. Errors of users are the same on all ranks: one reports them."""
+    try:
+        status = run()
+    except USER_ERRORS as exc:
+        if prints_errors:
+            print(f"error: {exc}", file=sys.stderr, flush=True)
+        status = ExperimentStatus.FAILURE
+    except BaseException:
+        traceback.print_exc()
+        status = ExperimentStatus.FAILURE
+    sys.stdout.flush()
+    sys.stderr.flush()
+    sys.exit(status)

@@ -1,0 +1,128 @@
+"""The evaluation command."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from sample_factory.ued import evaluate
+from sample_factory.ued.runs.evaluation import standard_error, summary
+from tests.integration.ued.harness import METHODS, run, train_here
+
+pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(200)]
+
+NAME = "eval/a0:test_return:Maze-SixteenRooms"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three trained runs, a folder without a checkpoint, and one whose name has no number."""
+    folder = tmp_path_factory.mktemp("logs")
+    for trial in range(2):
+        train_here(folder, "--n_total_updates=2", f"--seed={trial}", xpid=f"dr_{trial}")
+    train_here(folder, *METHODS["dr"], "--n_total_updates=1", xpid="dr_10")
+    train_here(folder, "--n_total_updates=1", xpid="dr_last")
+    (folder / "dr_3").mkdir()
+    return folder
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def evaluated(runs: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, *args: str, code: int = 0) -> None:
+    monkeypatch.chdir(folder)
+    assert evaluate.main([f"--log_dir={runs}", *args]) == code
+
+
+def test_the_command_writes_one_row_per_run(runs: Path, tmp_path: Path) -> None:
+    output = run(
+        "evaluate",
+        f"--log_dir={runs}",
+        "--xpid_prefix=dr",
+        "--env_names=Maze-SixteenRooms,Maze-Labyrinth",
+        "--n_episodes=2",
+        "--results_fname=*",
+        cwd=tmp_path,
+    )
+    assert "Skipping dr_3: there is no meta.json" in output
+    assert f"| min:{NAME}" in output and "+/-" in output
+    table = read(tmp_path / "results" / "dr.csv")
+    assert [row["xpid"] for row in table] == ["dr_0", "dr_1", "dr_10"]
+    names = [f"test_{what}:Maze-{maze}" for maze in ("SixteenRooms", "Labyrinth") for what in ("return", "solved_rate")]
+    assert set(table[0]) == {"xpid", *(f"eval/a{i}:{name}" for i in range(2) for name in names)}
+    assert table[0][f"eval/a1:{names[0]}"] == "" != table[2][f"eval/a1:{names[0]}"]
+
+
+def test_one_run(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--xpid=dr_last", "--env_names=Maze-SixteenRooms", "--results_path=a/b")
+    evaluated(runs, tmp_path, monkeypatch, *flags, "--results_fname=mine")
+    assert [row["xpid"] for row in read(tmp_path / "a" / "b" / "mine.csv")] == ["dr_last"]
+    evaluated(runs, tmp_path, monkeypatch, *flags)
+    assert len(list((tmp_path / "a" / "b").iterdir())) == 1
+
+
+def test_worst_case(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ["--cvar", "--cvar_n_levels=30", "--cvar_n_episodes=2", "--cvar_fractions=0.5,0.1", "--results_fname=w"]
+    flags.append("--cvar_env_options=n_walls=0,max_episode_steps=60")
+    evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", *flags)
+    (row,) = read(tmp_path / "results" / "w.csv")
+    rates = [float(row[f"eval/a0:{name}_solved_rate:Maze"]) for name in ("random", "worst_50%", "worst_10%")]
+    assert all(0 <= rate <= 1 for rate in rates) and 0 < rates[0] < 1
+    evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", *flags)
+    assert read(tmp_path / "results" / "w.csv") == [row]
+
+
+def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL")
+    evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", "--env_names=Maze-SixteenRooms", "--render_mode")
+    picture = tmp_path / "results" / "dr_0_a0_Maze-SixteenRooms.gif"
+    assert picture.read_bytes().startswith(b"GIF8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--env_names=Maze-SixteenRoom",), "did you mean 'Maze-SixteenRooms'"),
+        (("--env_names=Maze", "--agent_idxs=1"), "no student 1: --agent_idxs takes"),
+        (("--cvar", "--cvar_env_options=walls=4"), "no option 'walls'; there are"),
+        (("--cvar", "--cvar_env_options=n_walls"), "must be name=value"),
+        (("--cvar", "--cvar_env_options=n_walls=a"), "n_walls=a must be like its default 25"),
+        (("--cvar", "--cvar_env_options=agent_view_size=7"), "students cannot act in Maze"),
+    ],
+)
+def test_wrong_requests(flags: tuple[str, ...], message: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate.main([f"--log_dir={runs}", "--xpid=dr_0", *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ((), "--env_names is needed"),
+        (("--env_names=Maze", "--n_episodes=0"), "--n_episodes=0: must be >= 1"),
+        (("--env_names=Maze", "--device=tpu"), "--device=tpu: must be cpu"),
+        (("--cvar", "--cvar_fractions=2"), "--cvar_fractions"),
+        (("--env_name=Maze",), "--env_name"),
+    ],
+)
+def test_wrong_command_lines(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        evaluate.main(flags)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_nothing_to_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for flags in (("--xpid_prefix=x",), ("--xpid=x",)):
+        assert evaluate.main([f"--log_dir={tmp_path}", "--env_names=Maze", *flags]) == 1
+    assert "There is no run to evaluate" in capsys.readouterr().out
+
+
+def test_summary_over_runs() -> None:
+    results = [{"a": 0.5, "b": 1.0}, {"a": 0.25, "b": 1.0}, {"a": 0.75}]
+    assert summary(results) == [("a", "0.5 +/- 0.12"), ("min:a", "0.25"), ("b", "1 +/- 0"), ("min:b", "1")]
+    assert standard_error([1.0, 3.0]) == pytest.approx(1 / 2**0.5)

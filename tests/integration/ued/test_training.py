@@ -1,0 +1,137 @@
+"""Trainings as users start them: every method, resume, and what is on the disk afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from sample_factory.ued.runs import checkpoint
+from sample_factory.ued.train import main
+from tests.integration.ued.harness import METHODS, rows, ticks, train, train_here
+
+pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(400)]
+
+TEST = ("--test_env_names=Maze-SixteenRooms", "--test_n_episodes=1", "--test_interval=2", "--maze_test_see_agent=False")
+
+
+def states_equal(first: object, second: object) -> bool:
+    """Equality of checkpoints, tensor by tensor."""
+    if isinstance(first, torch.Tensor):
+        return isinstance(second, torch.Tensor) and torch.equal(first, second)
+    if isinstance(first, dict):
+        return (
+            isinstance(second, dict)
+            and first.keys() == second.keys()
+            and all(states_equal(value, second[key]) for key, value in first.items())
+        )
+    if isinstance(first, list | tuple):
+        return isinstance(second, list | tuple) and len(first) == len(second) and all(map(states_equal, first, second))
+    return first == second
+
+
+def state_of(directory: Path) -> dict[str, object]:
+    stored = checkpoint.load(directory / "checkpoint.pt")
+    return {key: value for key, value in stored.items() if key != "config"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_resumed_run_is_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
+    flags = (*METHODS[method], *TEST)
+    train_here(tmp_path, *flags, "--n_total_updates=5", xpid="whole")
+    train_here(tmp_path, *flags, "--n_total_updates=2", xpid="parts")
+    train_here(tmp_path, *flags, "--n_total_updates=5", "--from_last_checkpoint", xpid="parts")
+
+    whole = rows(tmp_path / "whole")
+    assert rows(tmp_path / "parts") == whole
+    assert ticks(tmp_path / "whole") == list(range(1, len(whole) + 1))
+    assert [int(row["n_updates"]) for row in whole][-1] == 5
+    assert states_equal(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
+    for row in whole:
+        is_test = int(row["_tick"]) % 2 == 0
+        assert (row["eval/a0:test_solved_rate:Maze-SixteenRooms"] != "") == is_test
+    meta = json.loads((tmp_path / "parts" / "meta.json").read_text())
+    assert meta["successful"] is True and meta["date_end"] is not None
+
+
+@pytest.mark.parametrize("method", ["dr", "robust_plr", "accel", "parallel_plr", "paired", "sfl"])
+def test_processes_train_and_go_on(method: str, tmp_path: Path) -> None:
+    train(tmp_path, *METHODS[method], "--n_total_updates=1")
+    stopped_at = ticks(tmp_path / "run")[-1]
+    output = train(tmp_path, *METHODS[method], "--n_total_updates=2", "--from_last_checkpoint")
+    assert f"after {stopped_at} cycles" in output
+    assert "Other than in the checkpoint: n_total_updates was 1, is 2" in output
+    assert ticks(tmp_path / "run") == list(range(1, ticks(tmp_path / "run")[-1] + 1))
+    assert rows(tmp_path / "run")[-1]["n_updates"] == "2"
+
+
+def test_files_of_a_run(tmp_path: Path) -> None:
+    train_here(
+        tmp_path,
+        *METHODS["robust_plr"],
+        "--n_total_updates=4",
+        "--log_interval=2",
+        "--archive_interval=3",
+        "--archive_init_checkpoint=True",
+        "--level_grid_interval=2",
+        "--level_grid_size=4",
+        "--plr_replay_prob=1",
+    )
+    run = tmp_path / "run"
+    last = checkpoint.load(run / "checkpoint.pt")["counters"]["tick"]
+    logged = list(range(2, last + 1, 2))
+    assert ticks(run) == logged
+    assert sorted(path.name for path in run.iterdir()) == sorted(
+        [".lock", "logs.csv", "meta.json", "levels", "checkpoint.pt"]
+        + [f"checkpoint_{tick}.pt" for tick in range(0, last + 1, 3)]
+    )
+    assert sorted(path.name for path in (run / "levels").iterdir()) == sorted(f"{tick}.png" for tick in logged)
+    assert checkpoint.load(run / "checkpoint_0.pt")["agents"]["students"][0]["n_updates"] == 0
+
+
+def test_a_new_run_keeps_the_one_before(tmp_path: Path) -> None:
+    train_here(tmp_path, "--n_total_updates=2")
+    before = rows(tmp_path / "run")
+    train_here(tmp_path, "--n_total_updates=1", "--seed=2")
+    assert rows(tmp_path / "run" / "previous") == before
+    assert ticks(tmp_path / "run") == [1]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    train_here(tmp_path, "--n_total_updates=1")
+    run = tmp_path / "run"
+    before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
+    for flags, message in (
+        (("--student_hidden_dim=16",), "another network of the student 0"),
+        (("--n_students=2", "--track_env_metrics=False"), "has other columns than this run"),
+        (METHODS["paired"], "has other columns than this run"),
+    ):
+        output = train(tmp_path, *flags, "--n_total_updates=2", "--from_last_checkpoint", expected=1)
+        assert output.count("error:") == 1 and message in output
+        assert "Traceback" not in output
+        assert {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("flag", "message", "code"),
+    [
+        ("--plr_temp=1", "it belongs to --train_runner=plr", 2),
+        ("--env_name=Maze-Labyrint", "did you mean 'Maze-Labyrinth'", 1),
+        ("--test_env_names=Maze-Nowhere", "unknown UED environment 'Maze-Nowhere'", 1),
+        ("--level_grid_interval=1", "does not have; set it to 0", 1),
+        ("--device=cuda:77", "this machine has", 1),
+        ("--student_model_name=nothing", "unknown student model 'nothing'", 1),
+    ],
+)
+def test_wrong_flags_leave_no_folder(
+    flag: str, message: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status = main([f"--log_dir={tmp_path}", flag])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == code
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

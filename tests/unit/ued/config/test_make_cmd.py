@@ -1,0 +1,230 @@
+"""Configuration files and the commands made of them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sample_factory.ued import make_cmd
+from sample_factory.ued.config.files import find_config, load_config, shipped_names
+from sample_factory.ued.config.train_args import parse_train_args
+
+SHIPPED = ["accel", "dr", "paccel", "paired", "plr", "pplr"]
+EXPECTED = """python -m sample_factory.ued.train \\
+--train_runner=dr \\
+--seed=7 \\
+--lr=0.0001 \\
+--student_entropy_coef=0.0 \\
+--test_agent_idxs="*" \\
+--log_dir=~/logs \\
+--xpid=dr-maze13x13w25-r1s_1p_1e_250t_ae1e-05-ppo_lr0.0001g0.995cv0.5ce0.0e5mb1l0.95_pc0.2_h32cf16fc1se5ba_re_2
+
+"""
+ARGS: dict[str, list[Any]] = {
+    "train_runner": ["dr"],
+    "seed": [5],
+    "lr": [1e-4, 3e-4],
+    "student_entropy_coef": [0.0, 0.1],
+    "student_recurrent_arch": [None],
+    "test_agent_idxs": ["*"],
+    "log_dir": ["~/logs"],
+}
+
+
+@pytest.fixture
+def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, name: str = "mine", args: dict[str, list[Any]] = ARGS, **more: Any) -> None:
+    path = folder / "config" / "configs" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"args": args, **more}))
+
+
+def output(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert make_cmd.main(argv) == 0
+    return capsys.readouterr().out
+
+
+def flags_of(text: str) -> list[dict[str, str]]:
+    """Of every printed command."""
+    found = []
+    for command in text.strip().split("\n\n"):
+        words = shlex.split(command.replace("\\\n", " "))
+        assert words[:2] == ["python", "-m"]
+        found.append({"module": words[2], **dict(word[2:].split("=", 1) for word in words[3:])})
+    return found
+
+
+# --- shipped files ---
+
+
+def test_twelve_files_are_shipped() -> None:
+    assert shipped_names() == sorted(f"maze/{prefix}{name}" for prefix in ("", "s5_") for name in SHIPPED)
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_shipped_files_pass_all_checks(name: str) -> None:
+    args = parse_train_args([f"--config={name}"])
+    config = load_config(find_config(name))
+    assert args.values["n_total_updates"] == 30000
+    assert set(config.args) <= set(args.values)
+    assert args.values["student_recurrent_arch"] == ("s5" if "s5_" in name else "lstm")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("dr", {"lr": 1e-4, "discount": 0.995, "student_entropy_coef": 0.001, "maze_n_walls": 60}),
+        ("plr", {"lr": 3e-4, "plr_staleness_coef": 0.3, "plr_temp": 0.3, "from_last_checkpoint": False}),
+        ("pplr", {"student_gae_lambda": 0.95, "plr_use_parallel_eval": True, "plr_staleness_coef": 0.5}),
+        ("accel", {"plr_replay_prob": 0.8, "plr_n_mutations": 20, "maze_n_walls": 0}),
+        ("paccel", {"lr": 1e-4, "student_entropy_coef": 0.001, "plr_use_parallel_eval": True}),
+        ("paired", {"n_students": 2, "teacher_entropy_coef": 0.05, "teacher_n_conv_filters": 128}),
+        ("s5_dr", {"lr": 3e-5, "student_s5_layernorm_pos": "post", "student_s5_n_layers": 2}),
+        ("s5_plr", {"lr": 1e-4, "plr_temp": 0.5, "student_s5_layernorm_pos": "pre"}),
+        ("s5_pplr", {"student_gae_lambda": 0.98, "plr_temp": 0.5}),
+        ("s5_accel", {"discount": 0.995, "plr_n_mutations": 10, "plr_temp": 0.1, "plr_replay_prob": 0.5}),
+        ("s5_paccel", {"lr": 3e-5, "student_entropy_coef": 0.0, "plr_n_mutations": 20}),
+        ("s5_paired", {"teacher_entropy_coef": 0.001, "teacher_n_conv_filters": 32, "teacher_lr": 1e-4}),
+    ],
+)
+def test_values_of_shipped_files(name: str, values: dict[str, Any]) -> None:
+    stored = parse_train_args([f"--config=maze/{name}"]).values
+    assert {flag: stored[flag] for flag in values} == values
+
+
+# --- commands ---
+
+
+def test_text_of_a_command(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder)
+    text = output(capsys, "--config=mine", "--start_index=2")
+    assert text.startswith(EXPECTED)
+    assert text.count("python -m") == 4
+
+
+def test_order_of_combinations_and_trials(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder)
+    found = flags_of(output(capsys, "-c", "mine.json", "--n_trials=2"))
+    seen = [(f["lr"], f["student_entropy_coef"], f["seed"], f["xpid"].rpartition("_")[2]) for f in found]
+    trials = [("5", "0"), ("6", "1")]
+    values = [("0.0001", "0.0"), ("0.0003", "0.0"), ("0.0001", "0.1"), ("0.0003", "0.1")]
+    assert seen == [(*value, *trial) for value in values for trial in trials]
+    assert len({f["xpid"] for f in found}) == 8
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_commands_of_shipped_files_are_command_lines(
+    name: str, in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (flags,) = flags_of(output(capsys, f"--config={name}"))
+    assert flags.pop("module") == "sample_factory.ued.train"
+    parse_train_args([f"--{flag}={value}" for flag, value in flags.items()])
+
+
+def test_count(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder)
+    text = output(capsys, "--config=mine", "--n_trials=3", "--count")
+    assert text.endswith(
+        "\n\nGenerated 12 unique commands.\nSweep over\nlr: 2\nstudent_entropy_coef: 2\nTotal num settings: 4\n"
+    )
+
+
+def test_evaluation_commands_have_no_run_id(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"xpid": ["a", "b"], "env_names": ["Maze-Labyrinth"]}, cmd="eval")
+    found = flags_of(output(capsys, "--config=mine"))
+    assert [f.get("xpid") for f in found] == ["a", "b"]
+    assert {f["module"] for f in found} == {"sample_factory.ued.evaluate"}
+
+
+def test_checkpoint_continues_runs(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder)
+    found = flags_of(output(capsys, "--config=mine", "--checkpoint"))
+    assert {f["from_last_checkpoint"] for f in found} == {"True"}
+
+
+def test_prefix_of_run_ids(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, xpid_prefix="sweep3")
+    assert all(f["xpid"].startswith("sweep3-dr-maze") for f in flags_of(output(capsys, "--config=mine")))
+
+
+def test_weights_and_biases(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, wandb_project="p")
+    (in_folder / "config" / "wandb.json").write_text('{"base_url": "http://u", "api_key": "k"}')
+    first = flags_of(output(capsys, "--config=mine", "--include_wandb_group", "--wandb_api_key=other"))[0]
+    wandb = {flag: value for flag, value in first.items() if flag.startswith("wandb")}
+    assert wandb == {
+        "wandb_project": "p",
+        "wandb_base_url": "http://u",
+        "wandb_api_key": "other",
+        "wandb_group": first["xpid"].removesuffix("_0"),
+    }
+    write(in_folder)
+    assert "wandb" not in output(capsys, "--config=mine")
+
+
+def test_values_with_special_characters_are_quoted(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"log_dir": ["/a b/$HOME's"]})
+    assert flags_of(output(capsys, "--config=mine"))[0]["log_dir"] == "/a b/$HOME's"
+
+
+def test_own_files_win_over_shipped_ones(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, "maze/dr", {"lr": [0.5]})
+    assert flags_of(output(capsys, "--config=maze/dr"))[0]["lr"] == "0.5"
+
+
+def test_shipped_files_can_be_copied(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, "maze/dr", {"lr": [0.5]})
+    assert len(output(capsys, "--copy_shipped").splitlines()) == 11  # the file that exists stays
+    assert load_config(in_folder / "config/configs/maze/dr.json").args == {"lr": [0.5]}
+    assert output(capsys, "--list").splitlines() == shipped_names()
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ((), "--config is needed"),
+        (("--config=mine", "--n_trials=0"), "--n_trials=0: must be >= 1"),
+        (("--config=mine", "--start_index=-1"), "--start_index=-1: must be >= 0"),
+    ],
+)
+def test_wrong_command_lines(argv: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        make_cmd.main(argv)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[", "cannot be read as JSON"),
+        ("[]", 'expected an object with the key "args"'),
+        ('{"args": {"lr": 1}}', 'the values of lr must be a list, for example "lr": [1]'),
+        ('{"args": {"lr": []}}', "the values of lr must be a list"),
+        ('{"args": {}, "arg": 1}', "unknown key 'arg'"),
+        ('{"args": {"lrr": [1]}}', "did you mean --lr?"),
+        ('{"args": {"plr_temp": [1]}}', "it belongs to --train_runner=plr"),
+        ('{"args": {}, "cmd": "play"}', "cmd='play'; choose train, eval, evaluate"),
+    ],
+)
+def test_wrong_files(content: str, message: str, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder)
+    (in_folder / "config/configs/mine.json").write_text(content)
+    assert make_cmd.main(["--config=mine"]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_unknown_files_name_near_ones(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert make_cmd.main(["--config=maze/acel"]) == 2
+    assert "did you mean maze/accel" in capsys.readouterr().err
