@@ -19,7 +19,7 @@ from torch import Tensor
 from sample_factory.algo.learning.checkpoints import (
     CheckpointError,
     CorruptCheckpointError,
-    NonFiniteWeightsError,
+    NonFiniteStateError,
     write_atomically,
 )
 
@@ -50,11 +50,11 @@ def archives(directory: Path) -> list[Path]:
 def serialize(checkpoint: Checkpoint) -> bytes:
     """Bytes of the checkpoint, proven to be loadable again.
 
-    NonFiniteWeightsError if a weight is NaN or infinite, so that a broken run does not replace a good checkpoint.
+    NonFiniteStateError if a weight is NaN or infinite, so that a broken run does not replace a good checkpoint.
     """
     bad = [name for name, tensor in _weights(checkpoint) if not torch.isfinite(tensor).all()]
     if bad:
-        raise NonFiniteWeightsError(f"weights are not finite and were not saved: {', '.join(bad[:5])}")
+        raise NonFiniteStateError(f"weights are not finite and were not saved: {', '.join(bad[:5])}")
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": FORMAT_VERSION, **checkpoint}, buffer)
     data = buffer.getvalue()

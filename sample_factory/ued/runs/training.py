@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from sample_factory.algo.learning.checkpoints import NonFiniteWeightsError
+from sample_factory.algo.learning.checkpoints import NonFiniteStateError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.ued.config.nested import Config
@@ -167,8 +167,8 @@ class Training:
             return
         try:
             checkpoint.save(self.directory, captured, archive_tick=self.counters.tick if archive else None)
-        except NonFiniteWeightsError as exc:
-            raise NonFiniteWeightsError(
+        except NonFiniteStateError as exc:
+            raise NonFiniteStateError(
                 f"the training has diverged after {self.counters.tick} cycles: {exc}; lower --lr or --max_grad_norm"
             ) from exc
 

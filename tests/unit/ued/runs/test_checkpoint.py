@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sample_factory.algo.learning import checkpoints
-from sample_factory.algo.learning.checkpoints import CheckpointError, CorruptCheckpointError, NonFiniteWeightsError
+from sample_factory.algo.learning.checkpoints import CheckpointError, CorruptCheckpointError, NonFiniteStateError
 from sample_factory.ued.runs import checkpoint
 
 
@@ -69,7 +69,7 @@ def test_a_killed_writer_leaves_nothing_that_counts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_broken_weights_do_not_replace_good_ones(bad: float, tmp_path: Path) -> None:
     checkpoint.save(tmp_path, of_weights(1.0))
-    with pytest.raises(NonFiniteWeightsError, match="student 0: w"):
+    with pytest.raises(NonFiniteStateError, match="student 0: w"):
         checkpoint.save(tmp_path, of_weights(1.0, bad))
     assert weights(checkpoint.latest_path(tmp_path)) == [1.0]
 
@@ -77,7 +77,7 @@ def test_broken_weights_do_not_replace_good_ones(bad: float, tmp_path: Path) -> 
 def test_the_teacher_is_looked_at_too(tmp_path: Path) -> None:
     state = of_weights(1.0)
     state["agents"]["teacher"] = {"model": {"s5": torch.tensor([complex("nan")])}}
-    with pytest.raises(NonFiniteWeightsError, match="teacher: s5"):
+    with pytest.raises(NonFiniteStateError, match="teacher: s5"):
         checkpoint.serialize(state)
 
 
