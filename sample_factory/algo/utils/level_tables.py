@@ -32,6 +32,7 @@ save of the random streams, and neither a restart nor a resumed run repeats leve
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,22 +89,34 @@ def parse_level_id(level_id: int, num_envs: int) -> tuple[int, int]:
     return divmod(level_id >> 1, num_envs)
 
 
+def _layout(spec: LevelSpec, capacity: int, num_envs: int) -> dict[str, tuple[list[int], torch.dtype]]:
+    """Shape and type of every table."""
+    size, entries = spec.num_bytes, ENTRIES_PER_ENV
+    return {
+        "stored": ([capacity, size], torch.uint8),
+        "stored_meta": ([capacity, 2], torch.int64),  # generation, number of mutations
+        "cumulated": ([2, capacity], torch.float64),
+        "num_replayable": ([2], torch.int64),
+        "publications": ([1], torch.int64),
+        "num_played": ([num_envs], torch.int64),
+        "played": ([num_envs, entries, size], torch.uint8),
+        "played_meta": ([num_envs, entries, 5], torch.int64),  # serial number, then all but the data of PlayedLevel
+    }
+
+
+def table_bytes(spec: LevelSpec, capacity: int, num_envs: int) -> list[int]:
+    """Bytes of every table."""
+    return [math.prod(shape) * dtype.itemsize for shape, dtype in _layout(spec, capacity, num_envs).values()]
+
+
 class LevelTables:
     """Allocated in the main process, attached to in all others."""
 
     def __init__(self, spec: LevelSpec, capacity: int, num_envs: int, share: bool) -> None:
         """``capacity``: slots of the learner's buffer. ``num_envs``: environments of all rollout workers."""
         self.spec, self.capacity, self.num_envs = spec, capacity, num_envs
-        size, entries = spec.num_bytes, ENTRIES_PER_ENV
         self._tensors: dict[str, Tensor] = {
-            "stored": torch.zeros([capacity, size], dtype=torch.uint8),
-            "stored_meta": torch.zeros([capacity, 2], dtype=torch.int64),  # generation, number of mutations
-            "cumulated": torch.zeros([2, capacity], dtype=torch.float64),
-            "num_replayable": torch.zeros([2], dtype=torch.int64),
-            "publications": torch.zeros([1], dtype=torch.int64),
-            "num_played": torch.zeros([num_envs], dtype=torch.int64),
-            "played": torch.zeros([num_envs, entries, size], dtype=torch.uint8),
-            "played_meta": torch.zeros([num_envs, entries, 5], dtype=torch.int64),  # serial number, then PlayedLevel
+            name: torch.zeros(shape, dtype=dtype) for name, (shape, dtype) in _layout(spec, capacity, num_envs).items()
         }
         if share:
             for tensor in self._tensors.values():
@@ -125,10 +138,6 @@ class LevelTables:
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._attach()
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(tensor.numel() * tensor.element_size() for tensor in self._tensors.values())
 
     # --- the learner writes ---
 

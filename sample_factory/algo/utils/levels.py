@@ -56,10 +56,9 @@ class LevelSpec:
 
         :raises ValueError: type or shape differ; the message names the method it comes from.
         """
-        if not isinstance(level, np.ndarray) or level.shape != self.shape or level.dtype != np.dtype(self.dtype):
-            raise ValueError(
-                f"{method} has to return {self.dtype} arrays of shape {self.shape}, it returned {_kind(level)}"
-            )
+        dtype = np.dtype(self.dtype)
+        if not isinstance(level, np.ndarray) or level.shape != self.shape or level.dtype != dtype:
+            raise ValueError(f"{method} has to return {dtype} arrays of shape {self.shape}, it returned {_kind(level)}")
         return level
 
     def to_bytes(self, level: Level) -> npt.NDArray[np.uint8]:

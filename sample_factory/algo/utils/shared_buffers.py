@@ -210,7 +210,10 @@ class BufferMgr(Configurable):
         self.life_signs = LifeSigns(
             cfg.num_workers, cfg.num_policies, self.topology.inference_workers_per_policy, share
         )
-        self.levels = make_level_tables(cfg, env_info, share)
+        self.levels: LevelTables | None = None  # with a curriculum only
+        if env_info.level_spec is not None:
+            num_envs = cfg.num_workers * cfg.num_envs_per_worker
+            self.levels = LevelTables(env_info.level_spec, num_stored_levels(cfg), num_envs, share)
         self.channel = PolicyChannel(
             num_policies=cfg.num_policies,
             num_workers=cfg.num_workers,
@@ -261,12 +264,9 @@ class BufferMgr(Configurable):
         self.channel.release_block(policy_id, block_idx, self.blocks[block_idx].worker_idx)
 
 
-def make_level_tables(cfg: Config, env_info: EnvInfo, share: bool) -> LevelTables | None:
-    """``None`` without a curriculum."""
-    if env_info.level_spec is None:
-        return None
-    capacity = cfg.curriculum_buffer_size if cfg.curriculum in ("plr", "accel") else 1
-    return LevelTables(env_info.level_spec, capacity, cfg.num_workers * cfg.num_envs_per_worker, share)
+def num_stored_levels(cfg: Config) -> int:
+    """Slots for levels that may be replayed."""
+    return cfg.curriculum_buffer_size if cfg.curriculum in ("plr", "accel") else 1
 
 
 def _to_numpy(tensors: dict[str, Any]) -> dict[str, Any]:
