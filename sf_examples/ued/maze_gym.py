@@ -140,7 +140,7 @@ class MazeGymEnv(gym.Env, MutableLevelInterface):
         cells = self._tiles[self._pos + self._view[self._direction]]
         cells[_OWN_CELL] = FIRST_AGENT + self._direction
         image = self._codes[cells].reshape(VIEW_SIZE, VIEW_SIZE, 3).transpose(2, 0, 1)
-        return {IMAGE_KEY: image, DIRECTION_KEY: self._directions[self._direction]}
+        return {IMAGE_KEY: image, DIRECTION_KEY: self._directions[self._direction].copy()}
 
     def _episode_stats(self, is_solved: bool) -> dict[str, float]:
         assert self._levels is not None
