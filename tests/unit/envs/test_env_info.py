@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 from pathlib import Path
@@ -207,7 +208,7 @@ def test_bad_cache_runs_no_code_and_is_ignored(content: str, tmp_path: Path, mon
     payload = {
         "malicious": pickle.dumps(Malicious()),
         "truncated": pickle.dumps(info)[:50],
-        "other_version": pickle.dumps(EnvInfo(*list(vars(info).values())[:-1], env_info_protocol_version=0)),
+        "other_version": pickle.dumps(dataclasses.replace(info, env_info_protocol_version=0)),
         "other_type": pickle.dumps({"obs_space": 1}),
     }[content]
     path = tmp_path / "cache"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,8 +12,14 @@ import pytest
 
 from sample_factory.algo.sampling.level_choice import LevelChooser
 from sample_factory.algo.sampling.non_batched_sampling import NonBatchedVectorEnvRunner
+from sample_factory.algo.utils import env_info as env_info_module
 from sample_factory.algo.utils.child_process import FinalError
-from sample_factory.algo.utils.env_info import EnvInfo, check_env_info, extract_env_info
+from sample_factory.algo.utils.env_info import (
+    EnvInfo,
+    check_env_info,
+    extract_env_info,
+    obtain_env_info_in_a_separate_process,
+)
 from sample_factory.algo.utils.level_tables import MUTATED, NEW, REPLAYED, LevelTables, is_trained, parse_level_id
 from sample_factory.algo.utils.levels import LevelSpec, level_spec_of
 from sample_factory.algo.utils.make_env import make_env_func_batched, make_env_func_non_batched
@@ -153,6 +160,20 @@ def test_levels_are_looked_for_only_by_curricula() -> None:
 def test_environments_of_workers_have_the_same_levels() -> None:
     cfg = config("--curriculum=dr")
     check_env_info(make_env_func_non_batched(cfg, env_config=None), env_info_of(cfg), cfg)
+
+
+def test_cache_of_environments_knows_no_levels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So it is neither used nor written by runs with a curriculum."""
+    path = tmp_path / "cache"
+    monkeypatch.setattr(env_info_module, "env_info_cache_filename", lambda _: str(path))
+    monkeypatch.setattr(env_info_module._EnvProbe, "run", lambda probe: env_info_of(probe.cfg))
+    monkeypatch.setattr(env_info_module._EnvProbe, "__init__", lambda probe, cfg: setattr(probe, "cfg", cfg))
+    flags = ("--use_env_info_cache=True", "--curriculum=plr")
+    assert obtain_env_info_in_a_separate_process(config(*flags)).level_spec == SPEC
+    assert not path.exists()
+    assert obtain_env_info_in_a_separate_process(config(flags[0])).level_spec is None
+    assert path.exists()
+    assert obtain_env_info_in_a_separate_process(config(*flags)).level_spec == SPEC
 
 
 def test_trajectories_have_level_ids_only_with_a_curriculum() -> None:
