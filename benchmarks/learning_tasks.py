@@ -56,6 +56,23 @@ _PENDULUM = _SMALL | {
 }
 
 
+_MAZE = {
+    "maze_height": "5",
+    "maze_width": "5",
+    "maze_n_walls": "5",
+    "maze_max_episode_steps": "50",
+    "rnn_size": "32",
+    "batch_size": "512",
+    "num_batches_per_epoch": "4",
+    "num_epochs": "4",
+    "learning_rate": "0.004",
+    "exploration_loss_coeff": "0.01",
+    "curriculum_buffer_size": "256",
+    "curriculum_temp": "1.0",
+    "train_for_env_steps": "500000",
+}
+
+
 @dataclass(frozen=True)
 class Task:
     """A training by every seed; solved if the mean reward of the evaluation is on the right side of the bound."""
@@ -96,6 +113,11 @@ def _tmaze(name: str, description: str, flags: dict[str, str], **bounds: float) 
     return Task(name, description, "sf_examples.train_tmaze", "memory_tmaze", flags, (1, 2, 3), **bounds)
 
 
+def _maze(name: str, description: str, flags: dict[str, str]) -> Task:
+    """Evaluated in random mazes: random actions earn 0.1, the shortest ways 0.88; 3 of 100 mazes have none."""
+    return Task(name, description, "sf_examples.ued.train_maze", "maze_with_levels", _MAZE | flags, (1, 2, 3), 0.65)
+
+
 _ALL = (
     _cartpole("async", {"async_rl": "True"}),
     _cartpole("sync", {"async_rl": "False"}),
@@ -127,6 +149,8 @@ _ALL = (
         (1, 2, 3),
         at_least=-0.2,
     ),
+    _maze("maze_plr", "Random 5x5 mazes, robust replay of levels", {"curriculum": "plr"}),
+    _maze("maze_accel", "Random 5x5 mazes, replay and edits of levels", {"curriculum": "accel"}),
 )
 
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}

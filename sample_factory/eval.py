@@ -34,6 +34,7 @@ def do_eval(cfg: Config) -> StatusCode:
     cfg = complete_cfg(cfg)
     cfg.episode_counter = True
     cfg.decorrelate_envs_on_one_worker = False
+    cfg.curriculum = "none"  # the environment chooses its levels
     try:
         check_cfg_before_evaluation(cfg)
         resolve_env(cfg)

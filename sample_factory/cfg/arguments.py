@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from sample_factory.cfg.cfg import (
     add_basic_cli_args,
+    add_curriculum_args,
     add_default_env_args,
     add_eval_args,
     add_model_args,
@@ -72,6 +73,7 @@ def parse_sf_args(argv: Sequence[str] | None = None, evaluation: bool = False) -
     add_default_env_args(p)
     add_wandb_args(p)
     add_pbt_args(p)
+    add_curriculum_args(p)
     if evaluation:
         add_eval_args(p)
     argv = list(sys.argv[1:] if argv is None else argv)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from sample_factory.cfg.flags import (
+    CURRICULUM,
     ENVIRONMENT,
     EVALUATION,
     EXPERIMENT,
@@ -57,3 +58,8 @@ def add_wandb_args(p: ArgumentParser) -> None:
 def add_pbt_args(p: ArgumentParser) -> None:
     """Flags of population-based training."""
     add_section(p, PBT)
+
+
+def add_curriculum_args(p: ArgumentParser) -> None:
+    """Flags of curricula over levels."""
+    add_section(p, CURRICULUM)

@@ -165,6 +165,34 @@ def _pbt_factors(cfg: AttrDict) -> str | None:
     return f"--pbt_perturb_min={cfg.pbt_perturb_min} is above --pbt_perturb_max={cfg.pbt_perturb_max}; exchange the two"
 
 
+def _curriculum_has_one_policy(cfg: AttrDict) -> str | None:
+    if cfg.curriculum == "none" or cfg.num_policies == 1:
+        return None
+    return (
+        f"--curriculum={cfg.curriculum} chooses levels for one policy, but --num_policies={cfg.num_policies}; train "
+        "the policies in runs of their own, or use --curriculum=none"
+    )
+
+
+def _curriculum_needs_single_envs(cfg: AttrDict) -> str | None:
+    if cfg.curriculum == "none" or not cfg.batched_sampling:
+        return None
+    return (
+        f"--curriculum={cfg.curriculum} resets environments one by one, which --batched_sampling=True does not allow; "
+        "use --batched_sampling=False"
+    )
+
+
+def _weights_of_levels_are_positive(cfg: AttrDict) -> str | None:
+    is_replaying = cfg.curriculum in ("plr", "accel")
+    if not is_replaying or cfg.curriculum_use_score_ranks or cfg.curriculum_score != "max_mc":
+        return None
+    return (
+        "--curriculum_score=max_mc can be negative, so it cannot be a weight; use --curriculum_use_score_ranks=True "
+        "or another score"
+    )
+
+
 def _eval_frameskip_divides(cfg: AttrDict) -> str | None:
     skip, eval_skip = cfg.env_frameskip, cfg.eval_env_frameskip
     if eval_skip is None or skip % eval_skip == 0:
@@ -209,6 +237,9 @@ TRAINING_RULES = (
     Rule(("lr_schedule", "lr_adaptive_min", "lr_adaptive_max"), _adaptive_lr_interval),
     Rule(("mixed_precision", "device"), _tf32_is_for_gpus),
     Rule(("with_pbt", "pbt_perturb_min", "pbt_perturb_max"), _pbt_factors),
+    Rule(("curriculum", "num_policies"), _curriculum_has_one_policy),
+    Rule(("curriculum", "batched_sampling"), _curriculum_needs_single_envs),
+    Rule(("curriculum", "curriculum_score", "curriculum_use_score_ranks"), _weights_of_levels_are_positive),
 )
 
 EVALUATION_RULES = (
@@ -241,7 +272,30 @@ def _sync_dataset_is_whole_rollouts(cfg: AttrDict, env_info: EnvShape) -> str | 
     )
 
 
+def _curriculum_needs_levels(cfg: AttrDict, env_info: Any) -> str | None:
+    if cfg.curriculum == "none":
+        return None
+    spec = env_info.level_spec
+    if spec is None:
+        return (
+            f"--curriculum={cfg.curriculum}: the environment {cfg.env} has no levels; give it the method sample_level "
+            "(see LevelInterface in sample_factory.envs.env_utils), or use --curriculum=none"
+        )
+    if spec.resets_itself:
+        return (
+            f"--curriculum={cfg.curriculum}: the environment {cfg.env} has several agents and resets itself, so no "
+            "level can be given to it; use --curriculum=none"
+        )
+    if cfg.curriculum == "accel" and not spec.can_mutate:
+        return (
+            f"--curriculum=accel: the environment {cfg.env} has no method mutate_level; give it one (see "
+            "MutableLevelInterface in sample_factory.envs.env_utils), or use --curriculum=plr"
+        )
+    return None
+
+
 ENV_RULES = (
+    EnvRule(("curriculum",), _curriculum_needs_levels),
     EnvRule(
         (
             "async_rl",

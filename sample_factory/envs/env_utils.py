@@ -20,13 +20,17 @@ from sample_factory.algo.utils.env_interfaces import (
     set_reward_shaping,
     set_training_info,
 )
+from sample_factory.algo.utils.levels import LevelInterface, MutableLevelInterface, find_level_interface
 from sample_factory.utils.typing import CreateEnvFunc
 from sample_factory.utils.utils import is_module_available, log
 
 __all__ = [
     "EnvCriticalError",
+    "LevelInterface",
+    "MutableLevelInterface",
     "RewardShapingInterface",
     "TrainingInfoInterface",
+    "find_level_interface",
     "find_training_info_interface",
     "find_wrapper_interface",
     "get_default_reward_shaping",

@@ -33,6 +33,7 @@ MILESTONES_DIR = "milestones"
 
 # Beyond what the original saves. One key for the whole state of a run, one for its configuration as JSON.
 RUN_STATE_KEY = "run_state"
+CURRICULUM_KEY = "curriculum"
 CONFIG_KEY = "cfg"
 
 _FILE_NAME = re.compile(r"(?P<prefix>checkpoint|best)_(?P<train_step>\d+)_(?P<env_steps>\d+)(?P<metric>_.+)?\.pth")

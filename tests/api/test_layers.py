@@ -33,7 +33,11 @@ ALLOWED_AT_MODULE_LEVEL = {
 
 # Imports to the right inside functions, by (module, imported module): why the function cannot do without.
 _PUBLIC_PATH = "users import this module under this path, which is older than the layers"
+_CURRICULUM = "sample_factory.algo.learning.level_curriculum"
+_ONE_BUFFER = "the level buffer is that of the UED package, and loaded only if there is a curriculum"
 ALLOWED_IN_FUNCTIONS: dict[tuple[str, str], str] = {
+    (_CURRICULUM, "sample_factory.ued.curricula.level_buffer"): _ONE_BUFFER,
+    (_CURRICULUM, "sample_factory.ued.curricula.stored_bytes"): _ONE_BUFFER,
     ("sample_factory.algo.utils.make_env", "sample_factory.envs.create_env"): _PUBLIC_PATH,
     ("sample_factory.algo.utils.model_sharing", "sample_factory.model.actor_critic"): _PUBLIC_PATH,
     ("sample_factory.algo.utils.shared_buffers", "sample_factory.model.model_utils"): _PUBLIC_PATH,

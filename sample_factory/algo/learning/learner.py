@@ -136,6 +136,8 @@ class Learner(PopulationMember):
         self.lr_scheduler = get_lr_scheduler(self.cfg)
         restore_lr_scheduler(self._loaded_run_state, self.lr_scheduler, self.cfg.lr_schedule)
         self._set_lr(self.curr_lr)
+        if self.level_curriculum is not None:
+            self.level_curriculum.init(self._loaded_curriculum)
 
         self.param_server.init(self.actor_critic, self.device, self.train_step)
         self.policy_versions_tensor[self.policy_id] = self.train_step
@@ -175,6 +177,13 @@ class Learner(PopulationMember):
     def _train_on(self, batch: TensorDict) -> dict[str, Any] | None:
         with self.timing.add_time("prepare_batch"):
             buff, experience_size, num_invalids = self._prepare_batch(batch)
+        message: dict[str, Any] = {POLICY_ID_KEY: self.policy_id}
+        if self.level_curriculum is not None:
+            self.level_curriculum.report_to(message)
+        if num_invalids >= experience_size and self.level_curriculum is not None:
+            # Usual while all levels are new: they were played to be judged.
+            message[LEARNER_ENV_STEPS] = self._count_env_steps(experience_size)
+            return message
         if num_invalids >= experience_size:
             # Usual after population-based training replaced the weights, otherwise a sign of a lag that is too large.
             report = log.warning if self.cfg.with_pbt else log.error
@@ -183,17 +192,20 @@ class Learner(PopulationMember):
 
         with self.timing.add_time("train"):
             train_stats = self._train(buff, self.cfg.batch_size, experience_size, num_invalids)
-        self.env_steps += experience_size * (self.env_info.frameskip if self.cfg.summaries_use_frameskip else 1)
-
-        message: dict[str, Any] = {LEARNER_ENV_STEPS: self.env_steps, POLICY_ID_KEY: self.policy_id}
+        message[LEARNER_ENV_STEPS] = self._count_env_steps(experience_size)
         if train_stats is not None:
             message[TRAIN_STATS] = train_stats
             message[STATS_KEY] = memory_stats("learner", self.device)
         return message
 
+    def _count_env_steps(self, experience_size: int) -> int:
+        self.env_steps += experience_size * (self.env_info.frameskip if self.cfg.summaries_use_frameskip else 1)
+        return self.env_steps
+
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
-        preparation = BatchPreparation(self.cfg, self.policy_id, self._shortcuts.network(self.actor_critic))
+        network = self._shortcuts.network(self.actor_critic)
+        preparation = BatchPreparation(self.cfg, self.policy_id, network, self.level_curriculum)
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:

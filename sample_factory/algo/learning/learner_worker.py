@@ -16,6 +16,7 @@ from signal_slot.signal_slot import EventLoop, signal
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.learning.checkpoint_saver import SaveRequest
 from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.learning.level_curriculum import LevelCurriculum
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
@@ -90,6 +91,8 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self.timing = Timing(name=f"Learner {policy_id} profile")
         self.param_server = ParameterServer(policy_id, buffer_mgr.policy_versions, cfg.serial_mode, weights)
         self.learner = Learner(cfg, env_info, buffer_mgr.policy_versions, policy_id, self.param_server)
+        if buffer_mgr.levels is not None:
+            self.learner.level_curriculum = LevelCurriculum(cfg, buffer_mgr.levels)
         self.training_iteration_since_resume = 0
         self._time_shares = TimeShares(self.timing, {"learner: train": "train"})
         self._report_timer: PeriodicTimer | None = None

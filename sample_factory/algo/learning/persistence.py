@@ -19,11 +19,12 @@ from sample_factory.algo.learning.checkpoints import (
     CheckpointStore,
     NonFiniteStateError,
 )
+from sample_factory.algo.learning.level_curriculum import LevelCurriculum
 from sample_factory.algo.learning.run_state import make_run_state, restore_random_streams
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import config_to_json
-from sample_factory.utils.checkpoint_files import CONFIG_KEY, RUN_STATE_KEY
+from sample_factory.utils.checkpoint_files import CONFIG_KEY, CURRICULUM_KEY, RUN_STATE_KEY
 from sample_factory.utils.durable_files import FailureLog
 from sample_factory.utils.typing import Config, InitModelData, PolicyID
 from sample_factory.utils.utils import ensure_dir_exists, experiment_dir, log
@@ -69,6 +70,7 @@ class LearnerPersistence(Configurable):
     is_initialized: bool
     param_server: ParameterServer
     lr_scheduler: Any
+    level_curriculum: LevelCurriculum | None = None  # set by the owner before the learner is initialised
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
@@ -85,6 +87,7 @@ class LearnerPersistence(Configurable):
         self._config_json = config_to_json(cfg)
         self._hyperparams: dict[str, Any] | None = None
         self._loaded_run_state: dict[str, Any] | None = None
+        self._loaded_curriculum: dict[str, Any] | None = None
 
     @staticmethod
     def checkpoint_dir(cfg: Config, policy_id: PolicyID) -> str:
@@ -156,6 +159,7 @@ class LearnerPersistence(Configurable):
             self.env_steps = int(checkpoint["env_steps"])
             self.best_performance = float(checkpoint.get("best_performance", self.best_performance))
             self._loaded_run_state = checkpoint.get(RUN_STATE_KEY)
+            self._loaded_curriculum = checkpoint.get(CURRICULUM_KEY)
             restore_random_streams(self._loaded_run_state, self.cfg.seed)
             log.info(f"Loaded experiment state at train_step={self.train_step}, env_steps={self.env_steps}")
 
@@ -183,6 +187,7 @@ class LearnerPersistence(Configurable):
 
     def _get_checkpoint_dict(self) -> CheckpointDict:
         """All that is saved, in plain types, so that the original loads it too. Subclasses may add plain data."""
+        curriculum = {} if self.level_curriculum is None else {CURRICULUM_KEY: self.level_curriculum.state_dict()}
         return {
             "train_step": int(self.train_step),
             "env_steps": int(self.env_steps),
@@ -194,6 +199,7 @@ class LearnerPersistence(Configurable):
                 self.cfg.seed, self.lr_scheduler, self._hyperparams, str(self.cfg.lr_schedule)
             ),
             CONFIG_KEY: self._config_json,
+            **curriculum,
         }
 
     def save(self) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sample_factory.algo.learning import host_returns
 from sample_factory.algo.learning.host_images import can_normalize_images, normalize_images
+from sample_factory.algo.learning.level_curriculum import JudgedRollouts, LevelCurriculum
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
 from sample_factory.algo.utils.host_statistics import HostScaler
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
@@ -35,10 +36,17 @@ _INVALID_LOG_PROB = -1.0
 class BatchPreparation:
     """Validity, observation normalisation, bootstrap values, returns and advantages of one batch."""
 
-    def __init__(self, cfg: Config, policy_id: PolicyID, network: StandardNetwork | None = None) -> None:
+    def __init__(
+        self,
+        cfg: Config,
+        policy_id: PolicyID,
+        network: StandardNetwork | None = None,
+        curriculum: LevelCurriculum | None = None,
+    ) -> None:
         self.cfg = cfg
         self.policy_id = policy_id
         self.network = network  # that of the model, if it is a standard one
+        self.curriculum = curriculum
 
     @torch.no_grad()
     def prepare(
@@ -55,6 +63,10 @@ class BatchPreparation:
         on_host = is_plain_host_batch(buff)
         find_valid = self._find_valid_on_host if on_host else self._find_valid
         valids = find_valid(buff, train_step)  # [N, T+1]
+        level_ids, num_untrained = None, 0
+        if self.curriculum is not None:
+            level_ids = buff.pop("level_id")
+            num_untrained = self.curriculum.exclude_untrained(valids, level_ids)
         host = (self._copies_of_host if on_host else self._copy_to_host)(buff, valids)
         valid_steps = host["valids_cpu"].numpy()
         num_invalids = valid_steps.size - int(np.count_nonzero(valid_steps))
@@ -65,7 +77,11 @@ class BatchPreparation:
             actor_critic.train()
         last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
         buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
-        self._add_returns(buff, actor_critic, on_host, all_valid)
+        rewards = buff["rewards"]
+        values = self._add_returns(buff, actor_critic, on_host, all_valid)
+        if self.curriculum is not None and level_ids is not None:
+            judged = (level_ids, buff["dones"], rewards, buff["rewards"], values)
+            self.curriculum.judge(JudgedRollouts(*(x.cpu().numpy() for x in judged)))
 
         dataset = self._flatten(buff)
         dataset.update(host)
@@ -80,7 +96,7 @@ class BatchPreparation:
                 scaler.update(returns)
                 dataset["returns"] = torch.from_numpy(scaler.normalized(returns))
         if not all_valid:
-            self._report_invalid(batch, num_invalids)
+            self._report_invalid(batch, num_invalids - num_untrained)
             _neutralize_invalid(dataset)
         return dataset, dataset["valids"].shape[0], num_invalids
 
@@ -196,7 +212,8 @@ class BatchPreparation:
             last_values = actor_critic(last_obs, buff["rnn_states"][:, -1], values_only=True)["values"]
         return torch.cat([buff["values"][:, :-1], last_values.reshape(-1, 1)], dim=1)
 
-    def _add_returns(self, buff: TensorDict, actor_critic: Any, on_host: bool, all_valid: bool) -> None:
+    def _add_returns(self, buff: TensorDict, actor_critic: Any, on_host: bool, all_valid: bool) -> Tensor:
+        """Returns the values ``[N, T+1]`` in units of rewards."""
         cfg = self.cfg
         values = buff["values"]
         scaler = _host_scaler(actor_critic) if on_host and cfg.normalize_returns else None
@@ -223,6 +240,7 @@ class BatchPreparation:
             buff["advantages"], buff["returns"] = gae(
                 buff["rewards"], buff["dones"], values, buff["valids"], cfg.gamma, cfg.gae_lambda
             )
+        return values
 
     def _flatten(self, buff: TensorDict) -> TensorDict:
         """Cut every tensor to T steps and join trajectories: ``[N, T(+1), ...]`` -> ``[N*T, ...]``."""

@@ -16,6 +16,7 @@ from sample_factory.algo.sampling.stats import (
     timing_msg_handler,
 )
 from sample_factory.algo.utils.misc import (
+    CURRICULUM_STATS,
     EPISODIC,
     FAULTS,
     LEARNER_ENV_STEPS,
@@ -53,6 +54,7 @@ class MessageHub(EventLoopObject):
             LEARNER_ENV_STEPS: [_learner_steps_handler],
             EPISODIC: [_episodic_stats_handler],
             TRAIN_STATS: [_train_stats_handler],
+            CURRICULUM_STATS: [_curriculum_stats_handler],
             SAMPLES_COLLECTED: [samples_stats_handler],
         }
 
@@ -127,3 +129,7 @@ def _episodic_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> N
 def _train_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
     runner.metrics.add_train_stats(policy_id, msg[TRAIN_STATS])
     runner.summaries.write_train_stats(policy_id, msg[TRAIN_STATS])
+
+
+def _curriculum_stats_handler(runner: Runner, msg: dict, policy_id: PolicyID) -> None:
+    runner.summaries.write_stats(policy_id, msg[CURRICULUM_STATS])

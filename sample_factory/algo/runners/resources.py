@@ -21,7 +21,8 @@ from torch import nn
 
 from sample_factory.algo.utils import message_queue
 from sample_factory.algo.utils.env_info import EnvInfo
-from sample_factory.algo.utils.shared_buffers import rollouts_per_iteration, trajectory_layout
+from sample_factory.algo.utils.level_tables import table_bytes
+from sample_factory.algo.utils.shared_buffers import num_stored_levels, rollouts_per_iteration, trajectory_layout
 from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.algo.utils.torch_utils import to_torch_dtype
 from sample_factory.model.model_utils import get_rnn_size
@@ -68,10 +69,16 @@ class ResourceNeeds:
         blocks = 2 if cfg.async_rl else max(1, rollouts_per_iteration(cfg, env_info))
         rows = cfg.num_workers * cfg.num_envs_per_worker * env_info.num_agents * blocks
         tensors = sum(max(_MIN_TENSOR_BYTES, rows * (cfg.rollout + 1) * size) for size in step_bytes)
+        levels: list[int] = []
+        if env_info.level_spec is not None:
+            num_envs = cfg.num_workers * cfg.num_envs_per_worker
+            levels = [
+                max(_MIN_TENSOR_BYTES, n) for n in table_bytes(env_info.level_spec, num_stored_levels(cfg), num_envs)
+            ]
         num_queues = 1 + cfg.num_policies + workers
         return cls(
-            shared_bytes=tensors + _OTHER_TENSORS * _MIN_TENSOR_BYTES + num_queues * _QUEUE_BYTES,
-            files=_FILES_OF_ANY_RUN + len(step_bytes) + _FILES_PER_PROCESS * workers,
+            shared_bytes=tensors + sum(levels) + _OTHER_TENSORS * _MIN_TENSOR_BYTES + num_queues * _QUEUE_BYTES,
+            files=_FILES_OF_ANY_RUN + len(step_bytes) + len(levels) + _FILES_PER_PROCESS * workers,
             processes=workers + _SERVER_PROCESSES,
         )
 

@@ -67,10 +67,14 @@ class SummaryReporter:
         self._write_episodic_stats(writer, policy_id, env_steps)
 
     def write_train_stats(self, policy_id: PolicyID, train_stats: dict[str, float]) -> None:
+        self.write_stats(policy_id, {f"train/{key}": value for key, value in train_stats.items()})
+
+    def write_stats(self, policy_id: PolicyID, stats: dict[str, float]) -> None:
+        """Numbers by tag."""
         env_steps = self.metrics.env_steps.get(policy_id, 0)
         with self._problems_are_logged():
-            for key, value in train_stats.items():
-                self._add(self.writers[policy_id], f"train/{key}", value, env_steps)
+            for tag, value in stats.items():
+                self._add(self.writers[policy_id], tag, value, env_steps)
 
     def close(self) -> None:
         for writer in self.writers.values():

@@ -8,6 +8,7 @@ at episode ends, when agents become inactive or change policy.
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from sample_factory.algo.sampling.env_faults import MAX_REPAIRS, BadObservationError, EnvFaults
 from sample_factory.algo.sampling.env_stepping import FAULT_KEY, EnvRepair, SplitEnvs, StepResult, make_split_envs
 from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
+from sample_factory.algo.sampling.level_choice import SplitLevels
 from sample_factory.algo.sampling.obs_writer import ObsWriter
 from sample_factory.algo.sampling.sampling_utils import (
     FinishedRollouts,
@@ -25,6 +27,7 @@ from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
 from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.env_actions import make_action_converter
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.level_tables import CUT_OFF
 from sample_factory.algo.utils.life_signs import ENV, STEPS
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv, make_env_func_non_batched
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
@@ -85,6 +88,9 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
         self.envs: list[NonBatchedVecEnv] = []
         self.faults = EnvFaults(cfg, worker_idx, worker_idx * cfg.num_envs_per_worker + split_idx * num_envs)
         self._num_repairs = 0
+        self._levels: SplitLevels | None = None  # chosen by a curriculum
+        if buffer_mgr.levels is not None:
+            self._levels = SplitLevels(cfg, buffer_mgr.levels, [self._env_id(i) for i in range(num_envs)])
         self._training_info_interfaces: list[TrainingInfoInterface | None] = []
         self._policy_mapping = AgentPolicyMapping(cfg, env_info, worker_idx, split_idx)
         self._agents = AgentStates(num_envs, self.num_agents)
@@ -124,7 +130,9 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
     def _make_env(self, env_i: int) -> NonBatchedVecEnv:
         vector_idx = self.split_idx * self.num_envs + env_i
         env_config = AttrDict(worker_index=self.worker_idx, vector_index=vector_idx, env_id=self._env_id(env_i))
-        return make_env_func_non_batched(self.cfg, env_config=env_config)
+        if self._levels is None:
+            return make_env_func_non_batched(self.cfg, env_config=env_config)
+        return make_env_func_non_batched(self.cfg, env_config=env_config, wrap=partial(self._levels.wrap, env_i))
 
     def _check_env(self, env: NonBatchedVecEnv) -> None:
         try:
@@ -174,6 +182,8 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
             if num_steps:
                 log.info(f"Decorrelating experience for {num_steps} frames...")
                 obs = self._random_steps(env, obs, num_steps, env_id)
+                if self._levels is not None:
+                    self._levels.cut_off(env_i)
         return obs
 
     def _random_steps(
@@ -264,11 +274,20 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
             if FAULT_KEY not in info:  # an episode that was cut off says nothing about the policy
                 reports.append(report)
             changed = self._start_next_episode(row) or changed
+            if self._levels is not None:
+                self._note_level(self._levels, row, step, was_cut_off=FAULT_KEY in info)
         if changed:
             self._agents.refresh()
             self._publish_agent_policies()
             self._data["policy_id"][:, step + 1 :] = self._agents.acting_policy[:, None]
         return reports
+
+    def _note_level(self, levels: SplitLevels, row: int, step: int, was_cut_off: bool) -> None:
+        """The episode of this environment ended with this step; what follows is on another level."""
+        level_ids = self._data["level_id"]
+        if was_cut_off:
+            level_ids[row, step] += CUT_OFF
+        level_ids[row, step + 1 :] = levels.level_id(row)
 
     def _update_activity(self, infos: list[dict[str, Any]]) -> bool:
         changed = False
@@ -340,9 +359,11 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
             for key in self._obs_keys:
                 data["obs"][key][:, 0] = previous["obs"][key][:, self._rollout]
             data["rnn_states"][:, 0] = previous["rnn_states"][:, self._rollout]
-            return
-        self._write_first_obs(self._writer)
-        data["rnn_states"][:, 0] = 0.0
+        else:
+            self._write_first_obs(self._writer)
+            data["rnn_states"][:, 0] = 0.0
+        if self._levels is not None:
+            data["level_id"][...] = self._levels.level_ids()[:, None]
 
     def _write_first_obs(self, writer: ObsWriter) -> None:
         try:

@@ -30,6 +30,7 @@ from sample_factory.algo.utils.context import SampleFactoryContext, set_global_c
 from sample_factory.algo.utils.env_actions import check_action_space
 from sample_factory.algo.utils.env_interfaces import get_default_reward_shaping
 from sample_factory.algo.utils.env_layer import get_multiagent_info
+from sample_factory.algo.utils.levels import LevelSpec, level_spec_of
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.restricted_pickle import load_restricted, without_rng
 from sample_factory.utils.paths import ensure_private_dir, private_cache_dir
@@ -64,6 +65,8 @@ class EnvInfo:
     frameskip: int
     reward_shaping_scheme: dict[str, Any] | None = None
     env_info_protocol_version: int | None = None
+    # Of environments with levels, if a curriculum wants to know.
+    level_spec: LevelSpec | None = None
 
 
 def extract_env_info(env: Env, cfg: Config) -> EnvInfo:
@@ -89,7 +92,13 @@ def extract_env_info(env: Env, cfg: Config) -> EnvInfo:
         frameskip=cfg.env_frameskip,
         reward_shaping_scheme=get_default_reward_shaping(env),
         env_info_protocol_version=ENV_INFO_PROTOCOL_VERSION,
+        level_spec=level_spec_of(env) if has_curriculum(cfg) else None,
     )
+
+
+def has_curriculum(cfg: Config) -> bool:
+    """Whether levels are chosen by a curriculum; configurations of Sample Factory 2 do not have the flag."""
+    return getattr(cfg, "curriculum", "none") != "none"
 
 
 def _check_obs_space(obs_space: ObsSpace) -> None:
@@ -159,13 +168,14 @@ def obtain_env_info_in_a_separate_process(cfg: Config) -> EnvInfo:
         answer within ``cfg.startup_timeout`` seconds (default 300).
     """
     cache_filename = env_info_cache_filename(cfg)
-    if cfg.use_env_info_cache and isfile(cache_filename):
+    use_cache = cfg.use_env_info_cache and not has_curriculum(cfg)  # levels are not in the cache
+    if use_cache and isfile(cache_filename):
         cached = _load_cached(cache_filename)
         if cached is not None:
             return cached
 
     env_info = _EnvProbe(cfg).run()
-    if cfg.use_env_info_cache:
+    if use_cache:
         _save_cache(cache_filename, env_info)
     return env_info
 

@@ -250,9 +250,19 @@ def make_env_func_batched(cfg: Config, env_config: Any, render_mode: str | None 
     return BatchedVecEnv(create_env(cfg.env, cfg=cfg, env_config=env_config, render_mode=render_mode))
 
 
-def make_env_func_non_batched(cfg: Config, env_config: Any, render_mode: str | None = None) -> NonBatchedVecEnv:
-    """Create ``cfg.env`` in non-batched form. :param env_config: see ``create_env``."""
+def make_env_func_non_batched(
+    cfg: Config,
+    env_config: Any,
+    render_mode: str | None = None,
+    wrap: Callable[[Env], Env] | None = None,
+) -> NonBatchedVecEnv:
+    """Create ``cfg.env`` in non-batched form.
+
+    :param env_config: see ``create_env``.
+    :param wrap: a layer to put around the environment before it gets this form.
+    """
     # lazy: see above
     from sample_factory.envs.create_env import create_env
 
-    return NonBatchedVecEnv(create_env(cfg.env, cfg=cfg, env_config=env_config, render_mode=render_mode))
+    env = create_env(cfg.env, cfg=cfg, env_config=env_config, render_mode=render_mode)
+    return NonBatchedVecEnv(env if wrap is None else wrap(env))

@@ -24,6 +24,7 @@ STATS_KEY = "stats"
 SAMPLES_COLLECTED = "samples_collected"
 TIME_SHARES = "time_shares"
 FAULTS = "faults"
+CURRICULUM_STATS = "curriculum"
 POLICY_ID_KEY = "policy_id"
 
 

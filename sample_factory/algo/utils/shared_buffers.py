@@ -22,6 +22,7 @@ from torch import Tensor
 
 from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
 from sample_factory.algo.utils.env_info import EnvInfo
+from sample_factory.algo.utils.level_tables import CUT_OFF, LevelTables
 from sample_factory.algo.utils.life_signs import LifeSigns
 from sample_factory.algo.utils.misc import MAGIC_FLOAT, MAGIC_INT
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
@@ -52,7 +53,7 @@ def trajectory_layout(env_info: EnvInfo, rnn_size: int) -> list[TrajectoryField]
     """Every field besides the observations, in the order they are stored."""
     num_actions, num_params = action_info(env_info)
     f32 = torch.float32
-    return [
+    fields = [
         TrajectoryField("rnn_states", (rnn_size,), f32, extra_step=True),
         TrajectoryField("actions", (num_actions,), f32),
         TrajectoryField("action_logits", (num_params,), f32),
@@ -65,6 +66,9 @@ def trajectory_layout(env_info: EnvInfo, rnn_size: int) -> list[TrajectoryField]
         TrajectoryField("policy_id", (), torch.int32, fill=-1),
         TrajectoryField("valids", (), torch.bool, extra_step=True, fill=0),
     ]
+    if env_info.level_spec is not None:
+        fields.append(TrajectoryField("level_id", (), torch.int64, fill=CUT_OFF))
+    return fields
 
 
 def policy_device(cfg: Config, policy_id: PolicyID) -> torch.device:
@@ -206,6 +210,10 @@ class BufferMgr(Configurable):
         self.life_signs = LifeSigns(
             cfg.num_workers, cfg.num_policies, self.topology.inference_workers_per_policy, share
         )
+        self.levels: LevelTables | None = None  # with a curriculum only
+        if env_info.level_spec is not None:
+            num_envs = cfg.num_workers * cfg.num_envs_per_worker
+            self.levels = LevelTables(env_info.level_spec, num_stored_levels(cfg), num_envs, share)
         self.channel = PolicyChannel(
             num_policies=cfg.num_policies,
             num_workers=cfg.num_workers,
@@ -254,6 +262,11 @@ class BufferMgr(Configurable):
     def release(self, policy_id: PolicyID, block_idx: int) -> None:
         """Give a block back to the split that owns it."""
         self.channel.release_block(policy_id, block_idx, self.blocks[block_idx].worker_idx)
+
+
+def num_stored_levels(cfg: Config) -> int:
+    """Slots for levels that may be replayed."""
+    return cfg.curriculum_buffer_size if cfg.curriculum in ("plr", "accel") else 1
 
 
 def _to_numpy(tensors: dict[str, Any]) -> dict[str, Any]:

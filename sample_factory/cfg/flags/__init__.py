@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sample_factory.cfg.flags.curriculum import CURRICULUM
 from sample_factory.cfg.flags.environment import ENVIRONMENT
 from sample_factory.cfg.flags.evaluation import EVALUATION
 from sample_factory.cfg.flags.experiment import EXPERIMENT
@@ -20,6 +21,7 @@ from sample_factory.cfg.flags.wandb import WANDB
 
 __all__ = [
     "ALL_SECTIONS",
+    "CURRICULUM",
     "ENVIRONMENT",
     "EVALUATION",
     "EVALUATION_FLAGS",
@@ -42,7 +44,7 @@ __all__ = [
 ]
 
 RL_SECTIONS = (REGIME, LEARNING, SAMPLING, REPORTING)
-TRAINING_SECTIONS = (EXPERIMENT, *RL_SECTIONS, MODEL, ENVIRONMENT, WANDB, PBT)
+TRAINING_SECTIONS = (EXPERIMENT, *RL_SECTIONS, MODEL, ENVIRONMENT, WANDB, PBT, CURRICULUM)
 ALL_SECTIONS = (*TRAINING_SECTIONS, EVALUATION)
 
 TRAINING_FLAGS: dict[str, Flag] = {flag.name: flag for section in TRAINING_SECTIONS for flag in section.flags}

@@ -114,8 +114,9 @@ class LevelBuffer(Generic[Levels]):
         """Best return of every level; -inf for levels that are not stored."""
         return np.where(slots >= 0, self.max_returns[slots], -np.inf)
 
-    def update(self, results: LevelResults[Levels]) -> None:
-        """Store results one after the other; each sees the effects of those before.
+    def update(self, results: LevelResults[Levels]) -> dict[int, int]:
+        """Store results one after the other; each sees the effects of those before. Returns the slots to which a level
+        was written, and which item it was.
 
         A stored level gets its new score. A new level goes to the first free slot or else replaces the level that is
         the least likely to be replayed, if its score is not lower. A stored level that has been replaced within this
@@ -143,6 +144,7 @@ class LevelBuffer(Generic[Levels]):
                     self.num_mutations[slot] = mutations_before[parent] + 1 if parent >= 0 else 0
         if written:
             self.levels.put(torch.tensor(list(written)), results.levels[torch.tensor(list(written.values()))])
+        return written
 
     def metrics(self) -> dict[str, float]:
         """Means over the replay distribution; 0 while the buffer is empty."""

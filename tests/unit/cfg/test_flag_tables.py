@@ -173,6 +173,16 @@ EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("weight_init_scope", "str", "effective", ["effective", "all"]),
     ("mixed_precision", "str", "none", ["none", "bf16", "tf32"]),
     ("env_module", "str", None, None),
+    ("curriculum", "str", "none", ["none", "dr", "plr", "accel"]),
+    ("curriculum_score", "str", "max_mc", ["max_mc", "positive_value_loss", "l1_value_loss"]),
+    ("curriculum_replay_prob", "float", 0.5, None),
+    ("curriculum_buffer_size", "int", 128, None),
+    ("curriculum_staleness_coef", "float", 0.3, None),
+    ("curriculum_temp", "float", 1.0, None),
+    ("curriculum_use_score_ranks", "bool", True, None),
+    ("curriculum_min_fill_ratio", "float", 0.5, None),
+    ("curriculum_robust", "bool", True, None),
+    ("curriculum_n_mutations", "int", 20, None),
 ]
 EVERY_FLAG = TRAINING + EVALUATION + EXTENSIONS
 

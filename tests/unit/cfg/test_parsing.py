@@ -55,6 +55,16 @@ def test_configuration_has_all_keys_in_order() -> None:
         "weight_init_scope",
         "mixed_precision",
         "env_module",
+        "curriculum",
+        "curriculum_score",
+        "curriculum_replay_prob",
+        "curriculum_buffer_size",
+        "curriculum_staleness_coef",
+        "curriculum_temp",
+        "curriculum_use_score_ranks",
+        "curriculum_min_fill_ratio",
+        "curriculum_robust",
+        "curriculum_n_mutations",
         "machine_defaults",
     }
     original = [key for key in keys if key not in extensions]

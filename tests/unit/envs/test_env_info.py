@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +109,8 @@ def test_spawn_function_puts_the_info_into_a_queue() -> None:
 
 def test_cache_file_name_has_no_path_separators() -> None:
     name = env_info_cache_filename(make_cfg("ALE/../Pong-v5"))
-    assert os.path.basename(name) == "env_info_ALE_.._Pong-v5"
+    assert re.fullmatch(r"env_info_ALE_\.\._Pong-v5_[0-9a-f]{8}", os.path.basename(name))
+    assert name != env_info_cache_filename(make_cfg("ALE?../Pong-v5"))
 
 
 @pytest.mark.multiproc
@@ -209,7 +212,7 @@ def test_C10_bad_cache_runs_no_code_and_is_ignored(
     payload = {
         "malicious": pickle.dumps(Malicious()),
         "truncated": pickle.dumps(info)[:50],
-        "other_version": pickle.dumps(EnvInfo(*list(vars(info).values())[:-1], env_info_protocol_version=0)),
+        "other_version": pickle.dumps(dataclasses.replace(info, env_info_protocol_version=0)),
         "other_type": pickle.dumps({"obs_space": 1}),
     }[content]
     path = tmp_path / "cache"

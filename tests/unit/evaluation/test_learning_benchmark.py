@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from benchmarks.learning import Implementation, _as_arguments, result_file
 from benchmarks.learning_report import write_report
 from benchmarks.learning_tasks import TASKS
-from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.cfg.validation import collect_problems
 
 
@@ -35,8 +35,8 @@ def test_criteria():
 def test_flags_of_every_task_are_valid():
     for task in TASKS.values():
         argv = [f"--env={task.env}", *_as_arguments(task.flags)]
-        parser, _ = parse_sf_args(argv)
-        assert collect_problems(parse_full_cfg(parser, argv)) == []
+        script = importlib.import_module(task.train_module)
+        assert collect_problems(script.parse_custom_args(argv)) == [], task.name
 
 
 def test_compared_tasks_use_only_values_the_original_accepts_on_its_command_line():

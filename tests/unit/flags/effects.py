@@ -12,6 +12,8 @@ _PERSISTENCE = "tests/unit/learning/test_learner_persistence.py"
 _DIVERGENCE = "tests/unit/learning/test_divergence.py"
 _RUN = "tests/integration/test_flag_effects.py"
 _FAULTS = "tests/unit/sampling/test_env_faults.py"
+_CHOICE = "tests/unit/levels/test_level_choice.py"
+_CURRICULUM = "tests/unit/levels/test_level_curriculum.py"
 _EPISODES = "tests/unit/evaluation/test_episode_stats.py"
 
 EFFECTS: dict[str, str] = {
@@ -159,6 +161,17 @@ EFFECTS: dict[str, str] = {
     "pbt_target_objective": f"{_PBT}::test_target_objective",
     "pbt_perturb_min": f"{_PBT}::test_perturb_min_and_max",
     "pbt_perturb_max": f"{_PBT}::test_perturb_min_and_max",
+    # Curriculum over levels
+    "curriculum": f"{_CHOICE}::test_kinds_of_levels_and_which_are_trained_on",
+    "curriculum_score": f"{_CURRICULUM}::test_scores_come_from_values_in_units_of_rewards",
+    "curriculum_replay_prob": f"{_CHOICE}::test_replay_probability",
+    "curriculum_buffer_size": f"{_CURRICULUM}::test_buffer_follows_its_flags",
+    "curriculum_staleness_coef": f"{_CURRICULUM}::test_buffer_follows_its_flags",
+    "curriculum_temp": f"{_CURRICULUM}::test_buffer_follows_its_flags",
+    "curriculum_use_score_ranks": f"{_CURRICULUM}::test_buffer_follows_its_flags",
+    "curriculum_min_fill_ratio": f"{_CURRICULUM}::test_nothing_is_published_before_the_buffer_is_warm",
+    "curriculum_robust": f"{_CHOICE}::test_kinds_of_levels_and_which_are_trained_on",
+    "curriculum_n_mutations": f"{_CHOICE}::test_number_of_edits",
     # Evaluation
     "fps": f"{_EVALUATION}::test_video_flags",
     "eval_env_frameskip": f"{_EVALUATION}::test_eval_env_frameskip",
