@@ -299,6 +299,7 @@ def test_S6_requeued_run_goes_on_where_it_was(start_run):
     saved = first.saved_env_steps()
     second = start_run("--requeue_exit_code=99")
     second.wait_for_training()
+    second.wait_for_more_frames()  # the first report has those of the checkpoint
     second.send(signal.SIGTERM)
     assert second.finish(20) == 99
     assert second.saved_env_steps() > saved

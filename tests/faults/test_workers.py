@@ -202,7 +202,7 @@ def test_E10_bad_reward_ends_the_run_with_a_message(start_run, kind):
 @pytest.mark.parametrize("mode", [(), SERIAL, ("--batched_sampling=True",)], ids=["async", "serial", "batched"])
 @pytest.mark.parametrize("kind", ["nan_obs", "nan_reward"])
 def test_E9_E10_training_goes_on_with_a_policy_for_bad_values(start_run, kind, mode, policy):
-    run = start_run(*GOAL, *mode, f"--bad_obs={policy}", fault=f"{kind}:1000:0")
+    run = start_run(*GOAL, *mode, f"--bad_obs={policy}", fault=f"{kind}:100:0")
     assert run.finish() == 0
     run.assert_clean_end(0, REACHED)
     assert run.result()["faults"]["bad_observations"] > 0

@@ -69,6 +69,7 @@ def test_R4_main_process_without_memory(tmp_path: Path) -> None:
         before = run.saved_env_steps()
         again = FaultRun(tmp_path)
         again.wait_for_training()
+        again.wait_for_more_frames()
         again.send(signal.SIGTERM)
         assert again.finish(60) == 143
         assert again.saved_env_steps() > before > 0
