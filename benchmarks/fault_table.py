@@ -75,13 +75,16 @@ def render(results: dict) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("junit", type=Path, nargs="?", help="results of pytest --fault-matrix --junitxml=...")
+    parser.add_argument(
+        "junit", type=Path, nargs="*", help="results of pytest --junitxml=..., later ones replace earlier"
+    )
     args = parser.parse_args()
-    if args.junit is not None:
+    if args.junit:
+        outcomes = {name: outcome for path in args.junit for name, outcome in read_junit(path).items()}
         results = {
             "machine": machine_info(),
             "commit": git_commit(),
-            "outcomes": dict(sorted(read_junit(args.junit).items())),
+            "outcomes": dict(sorted(outcomes.items())),
         }
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     PAGE.write_text(render(json.loads(RESULTS.read_text())))
