@@ -97,7 +97,10 @@ def compare_method(method: str, logs: Logs, updates: int) -> dict[str, Any]:
         sides = {side: np.stack([windows_of(rows, column, updates) for rows in runs]) for side, runs in logs.items()}
         comparison = compare(column, sides["here"], sides["minimax"])
         curves.append(_as_json(comparison, {side: first_value(runs, column) for side, runs in logs.items()}))
-    return {"updates": updates, "seeds": {side: len(runs) for side, runs in logs.items()}, "curves": curves}
+    longest = max(logs["here"], key=num_updates)
+    to_its_end = {name: _lists(windows_of(longest, name, num_updates(longest))[None])[0] for name in COLUMNS[method]}
+    seeds = {side: len(runs) for side, runs in logs.items()}
+    return {"updates": updates, "seeds": seeds, "curves": curves, "longest_here": to_its_end}
 
 
 def first_value(runs: Sequence[Sequence[Row]], column: str) -> float | None:

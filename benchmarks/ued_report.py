@@ -133,19 +133,18 @@ def curve_table(curves: Sequence[Result]) -> str:
 
 
 def early_table(compared: Result) -> str:
-    """Curves here beside a longer record of minimax of which only means were kept."""
+    """The longest run here beside a record of minimax of which only means were kept."""
     columns = ("return", "entropy", "value_loss", "grad_norm", "mean_value")
-    curves = {curve["column"]: curve["here"] for curve in compared["curves"]}
+    longest = compared["longest_here"]
     rows = []
     for first, values in EARLY_DR.items():
-        cells = []
-        for column, value in zip(columns, values, strict=True):
-            here = [seed[early_dr_window(first)] for seed in curves[column]]
-            cells.append(f"{min(here):.4g} to {max(here):.4g}; {value:g}")
-        rows.append((f"{first}-{first + 9}", *cells))
+        window = early_dr_window(first)
+        if window < len(longest["return"]):
+            cells = [f"{longest[name][window]:.4g} / {value:g}" for name, value in zip(columns, values, strict=True)]
+            rows.append((f"{first}-{first + 9}", *cells))
     text = (
-        "An earlier run of minimax with these flags and seed 1, of which some means over ten updates were kept, beside "
-        "the lowest and the highest seed here, as `lowest to highest; minimax`:\n\n"
+        "The longest run here beside an earlier run of minimax with the same flags, of which means over ten updates "
+        "were kept, one seed each (here / minimax):\n\n"
     )
     return text + _table(("updates", *columns), rows)
 
