@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast test-faults soak format lint type check compat learning bench bench-quick docs-reference clean
+.PHONY: install train test test-fast test-faults soak format lint type check compat learning bench bench-quick bench-ued \
+	docs-reference clean
 
 install: $(STAMP)
 
@@ -137,9 +138,29 @@ bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
 bench-quick: $(BENCH_STAMP) $(SF2_STAMP)
 	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s --pairs=1 --seconds=20
 
+# Unsupervised environment design next to minimax, which lives in an environment of its own: hours.
+MINIMAX_VENV ?= .venv-minimax
+MINIMAX_STAMP := $(MINIMAX_VENV)/.installed
+MINIMAX := $(abspath $(MINIMAX_VENV))/bin/python
+UED_SEEDS ?= 5
+
+# It needs Python 3.11 or older: make PYTHON=python3.11 bench-ued
+$(MINIMAX_STAMP):
+	$(PYTHON) -m venv $(MINIMAX_VENV)
+	$(MINIMAX_VENV)/bin/pip install --quiet jax==0.4.31 jaxlib==0.4.31 flax==0.8.5 optax==0.2.3 chex==0.1.86 \
+		numpy==1.25.2 scipy==1.11.4 tensorflow_probability==0.23.0 pandas==1.5.3 minimax-lib==0.2.0
+	touch $(MINIMAX_STAMP)
+
+bench-ued: $(BENCH_STAMP) $(MINIMAX_STAMP)
+	$(BENCH) -m benchmarks.ued_parity --minimax=$(MINIMAX) --size=small --seeds=$(UED_SEEDS)
+	$(BENCH) -m benchmarks.ued_parity --minimax=$(MINIMAX) --size=full --methods dr --seeds=$(UED_SEEDS)
+	$(BENCH) -m benchmarks.ued_speed --minimax=$(MINIMAX)
+	$(BENCH) -m benchmarks.ued_learning
+	$(BENCH) -m benchmarks.ued_report
+
 docs-reference: $(STAMP)
 	$(BIN)/python -m sample_factory.cfg.flags.docs --write
 	$(BIN)/python -m sample_factory.ued.config.docs --write
 
 clean:
-	rm -rf $(VENV) $(SF2_VENV) $(BENCH_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(SF2_VENV) $(BENCH_VENV) $(PEERS_VENV) $(PUFFERLIB_VENV) $(MINIMAX_VENV) build dist *.egg-info

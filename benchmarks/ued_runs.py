@@ -1,0 +1,104 @@
+"""Runs of both sides of the UED benchmarks: how they are started, and what is in their logs."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.results_io import REPOSITORY
+
+RESULTS_DIR = REPOSITORY / "benchmarks" / "results" / "ued"
+LOG_FILE = "logs.csv"
+
+Row = dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two implementations: its name in files and the beginning of its command line."""
+
+    name: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def popen(self, flags: Sequence[str], console: Path) -> subprocess.Popen[str]:
+        """Start a training; its console goes to a file."""
+        env = {**os.environ, **dict(self.environment)}
+        with open(console, "w") as out:
+            return subprocess.Popen(
+                [*self.command, *flags], stdout=out, stderr=subprocess.STDOUT, text=True, cwd=REPOSITORY, env=env
+            )
+
+
+def ours(*flags: str, num_threads: int | None = 1) -> Side:
+    """This repository, with further flags; ``num_threads=None`` leaves threads to the program."""
+    threads = (("OMP_NUM_THREADS", str(num_threads)),) if num_threads is not None else ()
+    paths = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = (sys.executable, "-m", "sample_factory.ued.train", *flags)
+    return Side("here", command, (*threads, ("PYTHONPATH", paths)))
+
+
+def minimax(python: str, cache: Path) -> Side:
+    """``minimax-lib`` in an environment of its own. Compiled programs are kept, so that further seeds start sooner."""
+    environment = {
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        "PYTHONPATH": "",
+    }
+    return Side("minimax", (python, "-m", "minimax.train"), tuple(environment.items()))
+
+
+def read_log(path: Path) -> list[Row]:
+    """Rows of a ``logs.csv`` of either side; cells without a number are None. No file: no rows."""
+    if not path.exists():
+        return []
+    lines = path.read_text().splitlines()
+    if not lines:
+        return []
+    names = lines[0].removeprefix("# ").split(",")
+    rows = [row for row in csv.reader(lines[1:]) if len(row) == len(names)]
+    return [{name: _number(cell) for name, cell in zip(names, row, strict=True)} for row in rows]
+
+
+def num_updates(rows: Sequence[Row]) -> int:
+    """Updates that a run has behind it."""
+    return int(rows[-1]["n_updates"] or 0) if rows else 0
+
+
+def _number(cell: str) -> float | None:
+    try:
+        return float(cell)
+    except ValueError:
+        return None
+
+
+def run_if_needed(side: Side, flags: Sequence[str], folder: Path, name: str, updates: int, timeout: float) -> list[Row]:
+    """The log of a finished run; trains first unless this run is already there.
+
+    Raises RuntimeError with the end of the console when the training fails or takes longer than ``timeout`` seconds.
+    """
+    log = folder / name / LOG_FILE
+    if num_updates(read_log(log)) >= updates:
+        return read_log(log)
+    folder.mkdir(parents=True, exist_ok=True)
+    console = folder / f"{name}.txt"
+    process = side.popen([*flags, f"--log_dir={folder}", f"--xpid={name}"], console)
+    try:
+        status = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        status = -1
+    finally:
+        process.kill()
+        process.wait()
+    rows = read_log(log)
+    if status != 0 or num_updates(rows) < updates:
+        tail = "\n".join(console.read_text().splitlines()[-15:])
+        raise RuntimeError(f"{name}: {num_updates(rows)} of {updates} updates, exit status {status}\n{tail}")
+    return rows
