@@ -172,9 +172,9 @@ about half of the tiles are walls, most levels cannot be solved and most others 
 {updates} updates, 3 episodes with sampled actions on each of 200 held-out perfect mazes (one way to the goal, at
 least 8 moves long), and of 200 random levels of the generator that can be solved; both sets are fixed. Mean and
 deviation over seeds, the seeds in brackets. Methods have the same number of updates; cycles without an update cost
-further steps. After the first seed had been seen, the step limit of the held-out mazes was raised from 60 to the 242 that
-belong to their size, and episodes were reduced from 5 to 3; the order of the methods was the same with both. On random
-mazes PLR is above random levels in one seed of three. (`python -m benchmarks.ued_learning`)
+further steps. After the first seed had been seen, the step limit of the held-out mazes was raised from 60 to the 242
+that belong to their size, and episodes were reduced from 5 to 3; the order of the methods was the same with both. On
+random mazes PLR is above random levels in one seed of three. (`python -m benchmarks.ued_learning`)
 """
 
 
