@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from copy import copy
 
 import pytest
+
+from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context, sf_global_context
 
 # Tests of the fault matrix carry its rows in their names: test_E4_E5_environment_that_...
 _FAULT_ROW = re.compile(r"test_[A-Z]\d+_")
@@ -21,3 +25,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         chosen = [item for item in items if _FAULT_ROW.match(item.name) and item.get_closest_marker("soak") is None]
         config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
         items[:] = chosen
+
+
+@pytest.fixture(autouse=True)
+def own_registrations() -> Iterator[None]:
+    """What a test registers, or forgets, is no business of the next one."""
+    before = sf_global_context()
+    kept = SampleFactoryContext()
+    kept.env_registry, kept.env_modules = dict(before.env_registry), dict(before.env_modules)
+    kept.model_factory = copy(before.model_factory)
+    yield
+    set_global_context(kept)

@@ -303,3 +303,18 @@ def test_E8_environment_that_cannot_be_created_in_one_worker_ends_the_run(start_
     run.assert_clean_end(
         1, f"rollout_proc{worker} exited with 1: RuntimeError: the environment cannot be built; it was"
     )
+
+
+@thorough
+def test_P1_fork_server_that_is_stopped_is_continued(start_run):
+    """Nobody could be replaced without it, and it would outlive the run."""
+    run = start_run()
+    run.wait_for_training()
+    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server.suspend()
+    os.kill(run.pid_of("Worker 0 started"), signal.SIGKILL)
+    run.wait_for("rollout_proc0 was replaced")
+    server.suspend()
+    run.send(signal.SIGTERM)
+    run.finish(30)
+    run.assert_clean_end(143, "SIGTERM")

@@ -37,6 +37,7 @@ from sample_factory.algo.sampling.sampler import AbstractSampler, Sampler
 from sample_factory.algo.utils.child_process import ChildProcess
 from sample_factory.algo.utils.env_info import EnvInfo, EnvProbeError, obtain_env_info_in_a_separate_process
 from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.algo.utils.multiprocessing_utils import wake_fork_server
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
@@ -386,6 +387,7 @@ class Runner(PeriodicDuties, Configurable):
             log.warning(f"Faults survived: {', '.join(f'{n} {kind}' for kind, n in sorted(self.faults.items()))}")
 
     def _close(self) -> None:
+        wake_fork_server()  # it ends when this process does, unless it is stopped
         self.summaries.close()
         finish_wandb(self.cfg)
         RunResult.of(self).write(experiment_dir(self.cfg))

@@ -32,7 +32,7 @@ from typing import Any
 
 from signal_slot.signal_slot import EventLoopObject, EventLoopProcess, configure_logger
 
-from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
+from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx, wake_fork_server
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.stack_dumps import dump_on_request, request_dump
 from sample_factory.utils.utils import log
@@ -95,6 +95,7 @@ class ChildProcess(EventLoopProcess):
 
     def start(self) -> None:
         self._environ = dict(os.environ)
+        wake_fork_server()
         super().start()
         # The child has them now. While somebody else could write, nobody would learn that it died in the middle.
         self._error_sender.close()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import os
 import signal
+from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.context import BaseContext
 from types import TracebackType
@@ -90,3 +92,13 @@ def get_mp_lock(mp_ctx: BaseContext | None = None) -> MpLock:
 
 def get_lock(serial: bool = False, mp_ctx: BaseContext | None = None) -> MpLock:
     return FakeLock() if serial else get_mp_lock(mp_ctx)
+
+
+def wake_fork_server() -> None:
+    """Continue a fork server that somebody has stopped (SIGSTOP): whoever starts a process waits for it, and it cannot
+    end while it is stopped.
+    """
+    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
