@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from copy import copy
+from copy import deepcopy
 
 import pytest
 
@@ -33,6 +33,6 @@ def own_registrations() -> Iterator[None]:
     before = sf_global_context()
     kept = SampleFactoryContext()
     kept.env_registry, kept.env_modules = dict(before.env_registry), dict(before.env_modules)
-    kept.model_factory = copy(before.model_factory)
+    kept.model_factory = deepcopy(before.model_factory)
     yield
     set_global_context(kept)
