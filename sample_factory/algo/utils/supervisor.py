@@ -14,6 +14,7 @@ from multiprocessing.connection import wait as wait_for_sentinels
 from signal_slot.signal_slot import EventLoop, EventLoopObject
 
 from sample_factory.algo.utils.child_process import ChildError, ChildProcess
+from sample_factory.algo.utils.multiprocessing_utils import wake_fork_server
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.utils.utils import log
 
@@ -61,6 +62,7 @@ class Supervisor(EventLoopObject):
         return list(self._running)
 
     def check(self) -> None:
+        wake_fork_server()  # it is the parent of all, and the one that learns of deaths
         by_sentinel = {process.sentinel: process for process in self._running}
         for sentinel in wait_for_sentinels(list(by_sentinel), timeout=0) if by_sentinel else ():
             process = by_sentinel[sentinel]  # type: ignore[index]
@@ -78,6 +80,7 @@ class Supervisor(EventLoopObject):
         """Wait for all processes together at most this long, then kill what is left; returns the names of the
         killed.
         """
+        wake_fork_server()
         deadline = time.monotonic() + timeout_sec
         for process in self._running:
             process.join(max(0.0, deadline - time.monotonic()))
