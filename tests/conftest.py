@@ -29,10 +29,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(autouse=True)
 def own_registrations() -> Iterator[None]:
-    """What a test registers, or forgets, is no business of the next one."""
+    """Models that a test registers, and environments that it forgets, are no business of the next one.
+
+    Environments that it registers stay: their modules are imported only once.
+    """
     before = sf_global_context()
     kept = SampleFactoryContext()
     kept.env_registry, kept.env_modules = dict(before.env_registry), dict(before.env_modules)
     kept.model_factory = deepcopy(before.model_factory)
     yield
+    after = sf_global_context()
+    kept.env_registry = {**after.env_registry, **kept.env_registry}
+    kept.env_modules = {**after.env_modules, **kept.env_modules}
     set_global_context(kept)

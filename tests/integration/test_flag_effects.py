@@ -20,6 +20,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.algo.sampling.rollout_worker import init_rollout_worker_process
 from sample_factory.algo.utils.context import sf_global_context
+from sample_factory.algo.utils.life_signs import LifeSigns
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.cfg import validation
@@ -84,9 +85,9 @@ def report_threads(flags: dict[str, Any], connection: Any) -> None:
         num_workers=1, set_workers_cpu_affinity=True, actor_worker_gpus=[], log_to_file=False, seed=1, device="cpu"
     )
     cfg.__dict__.update(flags)
-    worker = SimpleNamespace(
-        cfg=cfg, worker_idx=0, event_loop=SimpleNamespace(process=multiprocessing.current_process())
-    )
+    loop = SimpleNamespace(process=multiprocessing.current_process(), show_life_signs=lambda words: None)
+    buffers = SimpleNamespace(life_signs=LifeSigns(1, 1, 1, share=False))
+    worker = SimpleNamespace(cfg=cfg, worker_idx=0, event_loop=loop, buffer_mgr=buffers, num_restarts=0)
     init_rollout_worker_process(sf_global_context(), worker)  # type: ignore[arg-type]
     # Other libraries may bring a BLAS of their own that sees only one core; what matters is the largest pool.
     blas = max(library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas")
