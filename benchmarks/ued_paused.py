@@ -37,7 +37,7 @@ class PausedTraining:
         self._console = folder / f"{name}.txt"
         self._log = folder / name / LOG_FILE
         self._log.unlink(missing_ok=True)
-        self._process = side.popen([*flags, f"--log_dir={folder}", f"--xpid={name}"], self._console)
+        self._process = side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], self._console)
         self._usage = psutil.Process(self._process.pid)
 
     def __enter__(self) -> PausedTraining:

@@ -26,7 +26,7 @@ class Side:
     command: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
 
-    def popen(self, flags: Sequence[str], console: Path) -> subprocess.Popen[str]:
+    def start(self, flags: Sequence[str], console: Path) -> subprocess.Popen[str]:
         """Start a training; its console goes to a file."""
         env = {**os.environ, **dict(self.environment)}
         with open(console, "w") as out:
@@ -89,7 +89,7 @@ def run_if_needed(side: Side, flags: Sequence[str], folder: Path, name: str, upd
         return read_log(log)
     folder.mkdir(parents=True, exist_ok=True)
     console = folder / f"{name}.txt"
-    process = side.popen([*flags, f"--log_dir={folder}", f"--xpid={name}"], console)
+    process = side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], console)
     try:
         status = process.wait(timeout)
     except subprocess.TimeoutExpired:
