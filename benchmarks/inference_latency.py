@@ -70,7 +70,7 @@ def make_call(model: ActorCritic, buffer_mgr: BufferMgr, num_envs: int) -> Calla
 
     def call(step: int) -> None:
         batch = RequestBatch(tensors, "cpu", [RowsAtStep(slice(0, num_envs), step, num_envs)])
-        batch.store(act(model, batch, device, False), policy_version=1)
+        batch.store(act(model, *batch.inputs(), device, False), policy_version=1)
 
     return call
 

@@ -16,6 +16,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from signal_slot.signal_slot import EventLoop, signal
 
 from sample_factory.algo.utils.env_info import EnvInfo
@@ -92,6 +93,7 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         # The same memory as copying wants it, see `copyable`; only for devices on which that is possible.
         self._copy_sources: dict[Device, dict[str, Any]] = {}
         self._copy_targets: list[dict[str, Any]] = []
+        self._stream: Any = None  # of a GPU, if anybody else uses it at the same time
 
         self._pending: deque[PendingRows] = deque()
         self._free_slots: deque[int] = deque()
@@ -128,6 +130,9 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
             )
             self._free_slots.append(slot)
             self._blocks_of_slot[slot] = []
+        if device.type == "cuda" and not self.cfg.serial_mode:
+            torch.cuda.synchronize(device)  # the training batches were filled on another stream
+            self._stream = torch.cuda.Stream(device)
         if device.type == "cpu":
             self._copy_targets = [copyable(batch) for batch in self.training_batches]
             sources = self.buffer_mgr.traj_tensors_torch
@@ -201,13 +206,22 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         if source is not None:
             copy_rows(source, pending.rows, self._copy_targets[self._forming_slot], rows)
         else:
-            tensors = self.buffer_mgr.traj_tensors_torch[pending.device]
-            copy_rows(tensors, pending.rows, self.training_batches[self._forming_slot], rows)
+            self._copy_between_devices(pending, self._forming_slot, rows)
         if is_last_part:
             if self.cfg.async_rl:
                 self.buffer_mgr.release(self.policy_id, pending.block_idx)
             else:
                 self._blocks_of_slot[self._forming_slot].append(pending.block_idx)
+
+    def _copy_between_devices(self, pending: PendingRows, slot: int, rows: slice) -> None:
+        tensors = self.buffer_mgr.traj_tensors_torch[pending.device]
+        if self._stream is None:
+            copy_rows(tensors, pending.rows, self.training_batches[slot], rows)
+            return
+        # Beside the learner's work, and finished before a rollout worker overwrites the rows.
+        with torch.cuda.stream(self._stream):
+            copy_rows(tensors, pending.rows, self.training_batches[slot], rows)
+        self._stream.synchronize()
 
     def _finish_batch(self) -> None:
         slot, self._forming_slot = self._forming_slot, None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.learning.fused_losses import Tape
-from sample_factory.algo.utils.optimizers import can_step_directly
+from sample_factory.algo.utils.optimizers import PortableAdam, can_step_directly
 
 _CLIP_EPS = 1e-6  # as in torch.nn.utils.clip_grad_norm_
 
@@ -38,12 +38,15 @@ class GradientStep:
         on_cuda = bool(self._parameters) and self._parameters[0].device.type == "cuda"
         return on_cuda and all(group.get("fused") for group in self.optimizer.param_groups)
 
-    def apply(self, loss: Tensor, lr: float, tape: Tape | None = None) -> tuple[Tensor, Tensor | bool]:
+    def apply(self, loss: Tensor, lr: float | Tensor, tape: Tape | None = None) -> tuple[Tensor, Tensor | bool]:
         """Backpropagate ``loss``, or what ``tape`` recorded in its place, and step with learning rate ``lr``.
 
+        A tensor as learning rate is read by the device when it makes the step: that is how steps are recorded.
         Returns the L2 norm of the gradient after clipping (scalar tensor), and whether the step was skipped: a bool,
         or a 0/1 tensor where the device decides.
         """
+        if isinstance(lr, Tensor):
+            return self._apply_on_device(loss, lr)
         for parameter in self._parameters:
             parameter.grad = None
         if tape is not None:
@@ -69,6 +72,22 @@ class GradientStep:
         skipped = (~is_finite).to(torch.float32)
         self.optimizer.found_inf = skipped  # type: ignore[attr-defined]
         self.optimizer.step()
+        return norm, skipped
+
+    def _apply_on_device(self, loss: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without any decision of the host; the gradients are kept nowhere."""
+        assert isinstance(self.optimizer, PortableAdam)
+        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        with torch.no_grad():
+            pairs = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
+            parameters: list[Tensor] = [p for p, _ in pairs]
+            used = [g for _, g in pairs]
+            norm = torch.nn.utils.get_total_norm(used)
+            skipped = (~torch.isfinite(norm)).to(torch.float32)
+            if self.max_grad_norm > 0.0:
+                torch._foreach_mul_(used, (self.max_grad_norm / (norm + _CLIP_EPS)).clamp(max=1.0))
+                norm = norm.clamp(max=self.max_grad_norm)
+            self.optimizer.step_on_device(parameters, used, lr, skipped)
         return norm, skipped
 
     @torch.no_grad()

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sample_factory.algo.learning.captured_update import CapturedUpdate
 from sample_factory.algo.learning.fused_losses import Tape, make_tape
 from sample_factory.algo.learning.gradient_step import DivergedError, GradientStep, renewed
 from sample_factory.algo.learning.losses import SampleMask, kl_divergence_to_old
@@ -113,6 +114,7 @@ class Learner(PopulationMember):
         self._summary_rng: np.random.Generator = np.random.default_rng()
         self._shortcuts = Shortcuts()
         self._stepper: GradientStep | None = None
+        self._captured = CapturedUpdate()
 
     # --- set-up ---
 
@@ -226,6 +228,8 @@ class Learner(PopulationMember):
         cfg, scheduler = self.cfg, self.lr_scheduler
         stepper = self._stepper = renewed(self._stepper, self.optimizer, self.actor_critic, cfg.max_grad_norm)
         minibatch_log = MinibatchLog()
+        if self._has_standard_losses():
+            self._captured.start_iteration(cfg, self.actor_critic, self.optimizer, self.device)
         self.curr_lr = scheduler.on_iteration_start(self.curr_lr, self.env_steps)
         record_at = self._choose_summary_position() if self._is_summary_due() else None
         last_position = (cfg.num_epochs - 1, cfg.num_batches_per_epoch - 1)
@@ -238,6 +242,7 @@ class Learner(PopulationMember):
             for batch_num, (mb, mb_invalids) in enumerate(self._minibatches(buff, batch_size, experience_size)):
                 if mb_invalids == mb.valids.numel():
                     continue
+                var.clear()  # else its graph would outlive the step
                 var = self._sgd_step(stepper, mb, mb_invalids, minibatch_log)
                 var.update(epoch=epoch, batch_num=batch_num, is_last=False, num_sgd_steps=len(minibatch_log))
                 if scheduler.invoke_after_each_minibatch():
@@ -284,6 +289,25 @@ class Learner(PopulationMember):
     ) -> AttrDict:
         """One update. Returns the variables of the step, for summaries."""
         assert self.curr_lr is not None
+        actual_lr = self.curr_lr * (mb.valids.numel() - num_invalids) / mb.valids.numel()
+        policy_version = self.train_step
+        record: MinibatchRecord | Tensor
+        if num_invalids == 0 and self._captured.is_allowed:
+            var, record = self._captured.step(mb, actual_lr, lambda mb, lr: self._update(stepper, mb, 0, lr))
+            self._set_lr(actual_lr)
+        else:
+            var = self._update(stepper, mb, num_invalids, actual_lr)
+            record = MinibatchRecord.of(var)
+        if isinstance(var.skipped, bool):
+            self._skips.record(var.skipped)
+        if var.skipped is not True:
+            self._after_optimizer_step()
+        minibatch_log.append(record)
+        var.update(mb=mb, actual_lr=actual_lr, policy_version=policy_version, optimizer=self.optimizer)
+        return var
+
+    def _update(self, stepper: GradientStep, mb: AttrDict, num_invalids: int, lr: float | Tensor) -> AttrDict:
+        """The part of an SGD step that is computed on the device."""
         tape = self._make_tape(mb)
         with self._shortcuts.recording(tape):
             distribution, policy_loss, exploration_loss, kl_old, kl_loss, value_loss, loss_summaries = (
@@ -299,20 +323,9 @@ class Learner(PopulationMember):
             # Replacements of _calculate_losses may return the divergence of the valid samples only.
             kl_mean = mask.mean(kl_old) if kl_old.numel() == mb.valids.numel() else kl_old.mean()
             kl_max = kl_old.max()
-
-        actual_lr = self.curr_lr * mask.num_valid / mb.valids.numel()
-        policy_version = self.train_step
         with self.timing.add_time("update"), self.param_server.policy_lock:
-            grad_norm, skipped = stepper.apply(loss, actual_lr, tape)
-        if isinstance(skipped, bool):
-            self._skips.record(skipped)
-        if skipped is not True:
-            self._after_optimizer_step()
-        minibatch_log.append(
-            MinibatchRecord(loss, policy_loss, value_loss, exploration_loss, kl_loss, kl_mean, kl_max, skipped=skipped)
-        )
+            grad_norm, skipped = stepper.apply(loss, lr, tape)
         return AttrDict(
-            mb=mb,
             num_invalids=num_invalids,
             action_distribution=distribution,
             loss=loss,
@@ -324,18 +337,19 @@ class Learner(PopulationMember):
             kl_old_mean=kl_mean,
             kl_old_max=kl_max,
             loss_summaries=loss_summaries,
-            actual_lr=actual_lr,
             grad_norm=grad_norm,
-            policy_version=policy_version,
-            optimizer=self.optimizer,
+            skipped=skipped,
         )
 
     def _make_tape(self, mb: AttrDict) -> Tape | None:
         """A tape if autograd is not needed for this minibatch: standard network, losses and method."""
-        if type(self)._calculate_losses is not _STANDARD_LOSSES or "_calculate_losses" in self.__dict__:
+        if not self._has_standard_losses():
             return None
         network = self._shortcuts.network(self.actor_critic)
         return make_tape(network, mb, self.env_info.action_space, self.cfg)
+
+    def _has_standard_losses(self) -> bool:
+        return type(self)._calculate_losses is _STANDARD_LOSSES and "_calculate_losses" not in self.__dict__
 
     def _after_optimizer_step(self) -> None:
         """A new policy version. On a GPU versions are published together, at the end of the iteration."""

@@ -66,7 +66,9 @@ def take_minibatch(dataset: TensorDict, indices: MinibatchIndices) -> AttrDict:
         if isinstance(x, dict):
             return TensorDict({key: take(value) for key, value in x.items()})
         if x.device not in indices_on:
-            indices_on[x.device] = torch.from_numpy(indices).to(x.device)
+            rows = torch.from_numpy(indices)
+            # Pinned, so that the host goes on at once.
+            indices_on[x.device] = rows.pin_memory().to(x.device, non_blocking=True) if x.is_cuda else rows
         return x.index_select(0, indices_on[x.device])
 
     return AttrDict({key: take(value) for key, value in dataset.items()})

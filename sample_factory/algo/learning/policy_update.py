@@ -25,6 +25,8 @@ from sample_factory.algo.learning.preparation import ACTION_MASK_KEY
 from sample_factory.algo.learning.returns import Returns, vtrace
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.utils.action_distributions import get_action_distribution
+from sample_factory.algo.utils.cuda_graphs import is_capturing
+from sample_factory.model.gru_gpu import gru_sequence
 from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
@@ -55,6 +57,10 @@ def _features(actor_critic: Any, mb: AttrDict, cfg: Config) -> Tensor:
 def _core_output(actor_critic: Any, head_output: Tensor, mb: AttrDict, cfg: Config) -> Tensor:
     if not cfg.use_rnn:
         return actor_critic.forward_core(head_output, mb.rnn_states[:: cfg.recurrence])[0]
+    if is_capturing():
+        ends = mb.dones.bool() | ~mb.valids.bool()
+        states = mb.rnn_states[:: cfg.recurrence]
+        return gru_sequence(actor_critic.core.core, head_output, states, ends, cfg.recurrence)
     core_input, rnn_states, inverted_select_inds = build_rnn_inputs(
         head_output, _starts_anew(mb).float(), mb.rnn_states, cfg.recurrence
     )

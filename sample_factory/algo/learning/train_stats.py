@@ -42,9 +42,35 @@ class MinibatchRecord:
     max_kl: Any
     skipped: Any
 
+    @classmethod
+    def of(cls, var: Mapping[str, Any]) -> MinibatchRecord:
+        """From the variables of an SGD step; keeps none of its graph alive."""
+        values = [var[name] for name in _VARIABLES]
+        return cls(*(v.detach() if isinstance(v, Tensor) and v.requires_grad else v for v in values))
+
     @property
     def actor_loss(self) -> Any:
         return self.policy_loss + self.exploration_loss + self.kl_loss
+
+
+# Where the fields of a record are found among the variables of an SGD step.
+_VARIABLES = (
+    "loss",
+    "policy_loss",
+    "value_loss",
+    "exploration_loss",
+    "kl_loss",
+    "kl_old_mean",
+    "kl_old_max",
+    "skipped",
+)
+
+
+def stack_record(record: MinibatchRecord, device: torch.device) -> Tensor:
+    """The fields in their order, ``[8]``, without waiting for the device."""
+    values = [getattr(record, field.name) for field in fields(MinibatchRecord)]
+    tensors = [v if isinstance(v, Tensor) else torch.full((), float(v), device=device) for v in values]
+    return torch.stack([tensor.reshape(()).float() for tensor in tensors])
 
 
 class MinibatchLog:
@@ -52,21 +78,28 @@ class MinibatchLog:
 
     def __init__(self) -> None:
         self._read: list[MinibatchRecord] = []
-        self._pending: list[MinibatchRecord] = []
+        self._pending: list[MinibatchRecord | Tensor] = []
 
     def __len__(self) -> int:
         return len(self._read) + len(self._pending)
 
-    def append(self, record: MinibatchRecord) -> None:
+    def append(self, record: MinibatchRecord | Tensor) -> None:
+        """A record, or the tensor that :func:`stack_record` makes of one."""
         self._pending.append(record)
 
     def records(self) -> list[MinibatchRecord]:
         """All records so far, as Python floats."""
-        if self._pending:
+        pending, self._pending = self._pending, []
+        if not pending:
+            return self._read
+        if any(isinstance(record, Tensor) for record in pending):
+            device = next(record.device for record in pending if isinstance(record, Tensor))
+            rows = torch.stack([r if isinstance(r, Tensor) else stack_record(r, device) for r in pending]).tolist()
+        else:
             names = [field.name for field in fields(MinibatchRecord)]
-            numbers = iter(read_scalars([getattr(record, name) for record in self._pending for name in names]))
-            self._read += [MinibatchRecord(*(next(numbers) for _ in names)) for _ in self._pending]
-            self._pending = []
+            numbers = iter(read_scalars([getattr(record, name) for record in pending for name in names]))
+            rows = [[next(numbers) for _ in names] for _ in pending]
+        self._read += [MinibatchRecord(*row) for row in rows]
         return self._read
 
 

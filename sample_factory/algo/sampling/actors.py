@@ -11,14 +11,18 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from sample_factory.algo.sampling.captured_policy import RNN_STATES, CapturedPolicy
 from sample_factory.algo.sampling.numpy_policy import NumpyPolicy, PolicyOutputs, compile_policy, needs_action_mask
 from sample_factory.algo.sampling.request_batching import act, make_request_batches, rows_of_request
 from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
+from sample_factory.algo.utils.cuda_graphs import may_capture
 from sample_factory.algo.utils.model_sharing import ParameterClient
 from sample_factory.algo.utils.policy_channel import PolicyRequest
 from sample_factory.algo.utils.seeding import component_rng
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.algo.utils.torch_utils import inference_context
 from sample_factory.utils.typing import Config, PolicyID
 
@@ -44,18 +48,43 @@ class TorchActor:
     ):
         self._buffer_mgr, self._policy_id, self._param_client = buffer_mgr, policy_id, param_client
         self._device, self._deterministic = device, deterministic
+        # Others read trajectories on a GPU without knowing when they are written: they must be before they are told.
+        self._has_to_wait = not buffer_mgr.cfg.serial_mode and any(block.device != "cpu" for block in buffer_mgr.blocks)
+        self._captured: CapturedPolicy | None = None
+        self._widths: list[int] = []
+        self._addresses: list[int] = []
+        if may_capture(buffer_mgr.cfg, param_client.actor_critic, device):
+            self._captured = CapturedPolicy(self._packed_outputs, device)
 
     def refresh(self) -> None:
-        return None
+        if self._captured is not None:
+            addresses = [tensor.data_ptr() for tensor in self._param_client.actor_critic.parameters()]
+            if addresses != self._addresses:
+                self._captured.forget()
+                self._addresses = addresses
 
     def serve(self, requests: Sequence[PolicyRequest]) -> int:
         num_samples = 0
         with inference_context(self._buffer_mgr.cfg.serial_mode):
             for batch in make_request_batches(self._buffer_mgr, self._policy_id, requests):
-                outputs = act(self._param_client.actor_critic, batch, self._device, self._deterministic)
-                batch.store(outputs, self._param_client.policy_version)
+                batch.store(self._act(*batch.inputs()), self._param_client.policy_version)
                 num_samples += batch.num_samples
+        if self._has_to_wait:
+            torch.cuda.current_stream(self._device).synchronize()
         return num_samples
+
+    def _act(self, obs: TensorDict, rnn_states: Tensor) -> list[Tensor]:
+        if self._captured is not None:
+            packed = self._captured.run(TensorDict({**obs, RNN_STATES: rnn_states}))
+            if packed is not None:
+                return list(packed.split(self._widths, dim=1))
+        return act(self._param_client.actor_critic, obs, rnn_states, self._device, self._deterministic)
+
+    def _packed_outputs(self, inputs: TensorDict) -> Tensor:
+        rnn_states = inputs.pop(RNN_STATES)
+        columns = act(self._param_client.actor_critic, inputs, rnn_states, self._device, self._deterministic)
+        self._widths = [column.shape[1] for column in columns]
+        return torch.cat(columns, dim=1)
 
 
 class _StepViews:

@@ -27,6 +27,7 @@ from sample_factory.algo.utils.make_env import BatchedVecEnv, SequentialVectoriz
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
 from sample_factory.algo.utils.seeding import env_seed
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.torch_utils import synchronize
 from sample_factory.envs.env_utils import find_training_info_interface, set_reward_shaping, set_training_info
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.timing import Timing
@@ -128,6 +129,8 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
     def generate_policy_request(self) -> list[PolicyID]:
         assert self._block is not None
         policies = [self.policy_id]
+        if self.rollout_step == 0 and self.sampling_device != "cpu":
+            synchronize(self.cfg, self.sampling_device)  # the first observations of the block may be on their way
         self.channel.post_request(
             self.worker_idx, self.split_idx, policies, self._block.idx, self.rollout_step, partial=False
         )

@@ -54,11 +54,11 @@ class RequestBatch:
         pieces = [tensor[part.rows, part.step] for part in self.parts]
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def store(self, outputs: TensorDict, policy_version: int) -> None:
-        """Write model outputs ``[b, ...]`` into the columns they were computed for."""
-        columns = [outputs[name].reshape(self.num_samples, -1).float() for name in (*_OUTPUTS, "new_rnn_states")]
+    def store(self, columns: Sequence[Tensor], policy_version: int) -> None:
+        """Write the columns ``[b, k]`` of :func:`act` where they were computed for."""
         if self.device == "cpu" and columns[0].device.type != "cpu":
-            columns = _to_cpu_at_once(columns)
+            # One transfer, not one for each.
+            columns = torch.cat(list(columns), dim=1).cpu().split([column.shape[1] for column in columns], dim=1)
         start = 0
         for part in self.parts:
             rows, step, stop = part.rows, part.step, start + part.num_rows
@@ -69,12 +69,6 @@ class RequestBatch:
             self.traj["rnn_states"][rows, step + 1] = columns[-1][start:stop]
             self.traj["policy_version"][rows, step] = policy_version
             start = stop
-
-
-def _to_cpu_at_once(columns: list[Tensor]) -> list[Tensor]:
-    """One transfer for all outputs instead of one blocking transfer each."""
-    packed = torch.cat(columns, dim=1).cpu()
-    return list(packed.split([column.shape[1] for column in columns], dim=1))
 
 
 def rows_of_request(buffer_mgr: BufferMgr, policy_id: PolicyID, request: PolicyRequest) -> slice | np.ndarray:
@@ -105,9 +99,14 @@ def make_request_batches(
     ]
 
 
-def act(actor_critic: ActorCritic, batch: RequestBatch, device: torch.device, deterministic: bool) -> TensorDict:
-    """Actions for a batch: normalise, forward, then sample or take the most likely ones."""
-    obs, rnn_states = batch.inputs()
+def act(
+    actor_critic: ActorCritic, obs: TensorDict, rnn_states: Tensor, device: torch.device, deterministic: bool
+) -> list[Tensor]:
+    """Actions for a batch: normalise, forward, then sample or take the most likely ones.
+
+    :param obs: observations ``[b, ...]`` by name; the dict is changed
+    :returns: actions, their logits and log-probabilities, values and new recurrent states, float32 ``[b, k]`` each
+    """
     action_mask = obs.pop(ACTION_MASK_KEY, None)
     normalized_obs = prepare_and_normalize_obs(actor_critic, obs)
     rnn_states = rnn_states.to(device)
@@ -116,4 +115,5 @@ def act(actor_critic: ActorCritic, batch: RequestBatch, device: torch.device, de
     outputs = actor_critic(normalized_obs, rnn_states, **mask)
     if deterministic:
         outputs["actions"] = argmax_actions(actor_critic.action_distribution())
-    return outputs
+    num_samples = len(rnn_states)
+    return [outputs[name].reshape(num_samples, -1).float() for name in (*_OUTPUTS, "new_rnn_states")]

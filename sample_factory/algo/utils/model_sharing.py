@@ -12,7 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +65,7 @@ class SharedWeights:
     def _attach(self) -> None:
         self._halves: list[list[Tensor]] | None = None
         self._known: _ModuleState | None = None
+        self._mirror: _Mirror | None = None
         # Looked at before every forward pass: through NumPy that costs a tenth.
         self._publications_view = self._publications.numpy()
 
@@ -78,21 +79,29 @@ class SharedWeights:
 
     def _views(self, half: int) -> list[Tensor]:
         if self._halves is None:
-            self._halves = [list(self._make_views(i)) for i in range(2)]
+            self._halves = [list(_views_of(storage, self._specs)) for storage in self._storage]
         return self._halves[half]
 
-    def _make_views(self, half: int) -> Iterator[Tensor]:
-        offset = 0
-        for shape, dtype in self._specs:
-            num_bytes = math.prod(shape) * dtype.itemsize
-            yield self._storage[half, offset : offset + num_bytes].view(dtype).view(shape)
-            offset += _padded_size(shape, dtype)
+    def _mirror_on(self, tensors: list[Tensor]) -> _Mirror | None:
+        """Where the tensors of a module on a GPU are joined, so that they travel as one; ``None`` on the CPU."""
+        if not tensors or any(not tensor.is_cuda for tensor in tensors):
+            return None
+        if self._mirror is None:
+            storage = torch.zeros_like(self._storage[0], device=tensors[0].device)
+            self._mirror = _Mirror(storage, list(_views_of(storage, self._specs)))
+        return self._mirror
 
     def publish(self, module: nn.Module, policy_version: int) -> None:
         """Copy the module's state into the free half and make it the newest version."""
         publications = self.num_publications() + 1
         half = publications % 2
-        torch._foreach_copy_(self._views(half), self._tensors_of(module))
+        tensors = self._tensors_of(module)
+        mirror = self._mirror_on(tensors)
+        if mirror is None:
+            torch._foreach_copy_(self._views(half), tensors)
+        else:
+            torch._foreach_copy_(mirror.views, tensors)
+            self._storage[half].copy_(mirror.storage)
         self._versions[half] = policy_version
         self._publications_view[0] = publications
 
@@ -102,10 +111,15 @@ class SharedWeights:
     def copy_to(self, module: nn.Module) -> int:
         """Copy the newest version into the module; returns its policy version."""
         tensors = self._tensors_of(module)
+        mirror = self._mirror_on(tensors)
         while True:
             publications = self.num_publications()
             half = publications % 2
-            torch._foreach_copy_(tensors, self._views(half))
+            if mirror is None:
+                torch._foreach_copy_(tensors, self._views(half))
+            else:
+                mirror.storage.copy_(self._storage[half])
+                torch._foreach_copy_(tensors, mirror.views)
             version = int(self._versions[half])
             # Had the learner published again, it might be filling this half already: copy once more.
             if self.num_publications() == publications:
@@ -125,6 +139,20 @@ class SharedWeights:
                 f"the model of this process ({len(specs)} tensors) differs from the one the weights were allocated for "
                 f"({len(self._specs)} tensors); make model factories depend on the configuration and the spaces only"
             )
+
+
+class _Mirror(NamedTuple):
+    storage: Tensor
+    views: list[Tensor]
+
+
+def _views_of(storage: Tensor, specs: list[tuple[tuple[int, ...], torch.dtype]]) -> Iterator[Tensor]:
+    """The tensors of one version in its bytes."""
+    offset = 0
+    for shape, dtype in specs:
+        num_bytes = math.prod(shape) * dtype.itemsize
+        yield storage[offset : offset + num_bytes].view(dtype).view(shape)
+        offset += _padded_size(shape, dtype)
 
 
 def _padded_size(shape: tuple[int, ...], dtype: torch.dtype) -> int:

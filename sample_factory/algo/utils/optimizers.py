@@ -128,6 +128,36 @@ class PortableAdam(Optimizer, torch.optim.Adam):
                 found_inf=None,
             )
 
+    def step_on_device(self, params: list[Tensor], grads: list[Tensor], lr: Tensor, found_inf: Tensor) -> None:
+        """:meth:`step` of the fused implementation on a GPU, after the first one; see :func:`can_step_directly`.
+
+        :param lr: learning rate, a scalar on the device
+        :param found_inf: float scalar on the device; if it is 1, nothing changes
+        """
+        group = self.param_groups[0]
+        states = [self.state[p] for p in params]
+        steps = [state["step"] for state in states]
+        beta1, beta2 = group["betas"]
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            params,
+            grads,
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            steps,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+            grad_scale=None,
+            found_inf=found_inf,
+        )
+        torch._foreach_sub_(steps, [found_inf] * len(steps))
+
 
 def can_step_directly(optimizer: Any) -> TypeGuard[PortableAdam]:
     """Whether nobody wants to know about the steps of this optimiser, and it is fused Adam without its extras.

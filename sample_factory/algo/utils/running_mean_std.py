@@ -189,7 +189,8 @@ class RunningMeanStdInPlace(nn.Module):
         # another process through shared memory; reading it is free on the CPU only.
         mean, var, count = self._buffers["running_mean"], self._buffers["running_var"], self._buffers["count"]
         assert mean is not None and var is not None and count is not None
-        if mean.is_inference() or var.is_inference() or torch.compiler.is_compiling():
+        is_traced = torch.compiler.is_compiling() or (mean.is_cuda and torch.cuda.is_current_stream_capturing())
+        if mean.is_inference() or var.is_inference() or is_traced:
             return self._compute_constants()
         known = self._constants_of
         count_value = count.item() if count.device.type == "cpu" else None

@@ -142,6 +142,16 @@ _OPTIMISER = (
         extension=True,
     ),
     Flag(
+        "cuda_graphs",
+        str,
+        "auto",
+        "On a GPU, record the forward pass of sampling and the SGD step as CUDA graphs, which saves the launches of "
+        "single kernels. auto: models made of parts of this package and of PyTorch. always: also other models, which "
+        "must compute the same operations every time, whatever the data are. never: launch kernels one by one.",
+        choices=("auto", "always", "never"),
+        extension=True,
+    ),
+    Flag(
         "max_skipped_updates",
         int,
         20,
