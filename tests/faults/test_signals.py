@@ -107,11 +107,23 @@ def test_S2_sigterm_with_requeue_exit_code(start_run):
 @thorough
 def test_S2_run_that_cannot_save_everything_is_a_failure(start_run):
     """The code that means "start me again" is for runs that have stopped cleanly."""
+    run = start_run("--requeue_exit_code=85", "--fault_timeout=3")
+    run.wait_for_training()
+    os.kill(run.pid_of("LearnerWorker_p0 started"), signal.SIGSTOP)
+    run.send(signal.SIGTERM)
+    run.finish(30)
+    run.assert_clean_end(1, "SIGTERM; killed learner_proc0")
+
+
+@thorough
+def test_S2_environment_that_hangs_has_nothing_to_save(start_run):
     run = start_run("--requeue_exit_code=85", "--fault_timeout=3", fault="hang:300")
     run.wait_for_training()
     run.send(signal.SIGTERM)
     run.finish(30)
-    run.assert_clean_end(1, "SIGTERM; killed .*rollout_proc0")
+    run.assert_clean_end(85, "^SIGTERM$")
+    assert run.result()["faults"]["workers_killed_at_the_end"] >= 1
+    assert_all_progress_is_saved(run)
 
 
 @thorough

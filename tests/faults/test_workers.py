@@ -318,3 +318,13 @@ def test_P1_fork_server_that_is_stopped_is_continued(start_run):
     run.send(signal.SIGTERM)
     run.finish(30)
     run.assert_clean_end(143, "SIGTERM")
+
+
+@thorough
+def test_S3_fork_server_that_is_stopped_ends_with_the_main_process(start_run):
+    run = start_run()
+    run.wait_for_training()
+    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server.suspend()
+    run.send(signal.SIGKILL)
+    assert run.finish(30) == -signal.SIGKILL  # asserts that nobody is left

@@ -365,12 +365,14 @@ class Runner(PeriodicDuties, Configurable):
         if self._termination.kill_requested():
             # The workers may have been killed by the second signal itself, which looks like a failure of theirs.
             self.status, self.stop_cause = self._termination.status(), self._termination.describe()
-        elif killed:
-            # Whatever was asked for, not everything is saved.
-            self.status, self.stop_cause = ExperimentStatus.FAILURE, f"{self.stop_cause}; killed {', '.join(killed)}"
+        else:
+            self._judge_killed(killed)
         self._log_profiles()
         self._write_summaries()
         self._close()
+
+    def _judge_killed(self, names: list[str]) -> None:
+        """What it means that these processes had to be killed at the end."""
 
     def _exit_at_once(self) -> None:
         self.status, self.stop_cause = self._termination.status(), f"{self._termination.describe()}, exited at once"

@@ -112,6 +112,16 @@ class ParallelRunner(Runner):
             return None
         return "" if process in self._learner_processes.values() else f"; {refusal}"
 
+    def _judge_killed(self, names: list[str]) -> None:
+        """Learners have the progress of the run: without one of them not everything is saved, whatever was asked for.
+        Others, for instance in an environment that hangs, have nothing to save.
+        """
+        lost = [process.name for process in self._learner_processes.values() if process.name in names]
+        if lost:
+            self.status, self.stop_cause = ExperimentStatus.FAILURE, f"{self.stop_cause}; killed {', '.join(lost)}"
+        elif names:
+            self.faults["workers_killed_at_the_end"] += len(names)
+
     def _stop_training(self, status: StatusCode | None = None, cause: str = "") -> None:
         missing = self._restarts.cancel() if self._restarts is not None else []
         super()._stop_training(status, cause)

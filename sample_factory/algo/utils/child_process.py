@@ -15,7 +15,6 @@ queue, and gets pipes of its own.
 
 from __future__ import annotations
 
-import ctypes
 import faulthandler
 import multiprocessing
 import os
@@ -33,11 +32,11 @@ from typing import Any
 from signal_slot.signal_slot import EventLoopObject, EventLoopProcess, configure_logger
 
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx, wake_fork_server
+from sample_factory.algo.utils.parent_death import signal_on_parent_death
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.stack_dumps import dump_on_request, request_dump
 from sample_factory.utils.utils import log
 
-_PR_SET_PDEATHSIG = 1
 # A SIGTERM that was meant for the whole group is followed by a stop message from the main process within this time.
 _SIGTERM_GRACE_SEC = 5.0
 _EXIT_CODE_PARENT_DIED = 70
@@ -140,8 +139,7 @@ def die_with_parent() -> None:
     """Kill this process when the main process is gone: kernel signal where there is one, and a thread on its
     sentinel.
     """
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, os_signal.SIGKILL)
+    signal_on_parent_death(os_signal.SIGKILL)
     parent = multiprocessing.parent_process()
 
     def wait_for_parent() -> None:

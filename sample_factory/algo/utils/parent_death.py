@@ -1,0 +1,14 @@
+"""What the kernel does with a process whose parent is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>
+
+
+def signal_on_parent_death(signum: int) -> None:
+    """Have this process get the signal when the thread that started it ends; on Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signum)
