@@ -85,6 +85,8 @@ class Child:
             env["OMP_NUM_THREADS"] = str(num_threads)
         if is_ours:
             env["PYTHONPATH"] = str(REPOSITORY)
+        if device == "gpu":
+            env["CUDA_VISIBLE_DEVICES"] = "0"
         problem = CASES[workload.case][0]
         extra_flags = [f"--device={device}", *extra_flags]
         command = [python, str(CHILD), json.dumps([*workload.flags(), *extra_flags]), json.dumps(problem)]

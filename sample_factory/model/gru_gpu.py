@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_ops = torch.ops.aten
+
 
 class _GruLayer(torch.autograd.Function):
     @staticmethod
@@ -31,7 +33,7 @@ class _GruLayer(torch.autograd.Function):
         weight_hh_t = weight_hh.t()
         previous, workspaces, outputs = [initial.contiguous()], [], []
         for t in range(num_steps):
-            state, workspace = torch._thnn_fused_gru_cell(  # type: ignore[attr-defined]
+            state, workspace = _ops._thnn_fused_gru_cell(
                 from_input[t], torch.mm(previous[t], weight_hh_t), previous[t], bias_ih, bias_hh
             )
             outputs.append(state)
@@ -53,7 +55,7 @@ class _GruLayer(torch.autograd.Function):
         carried: Tensor | None = None
         for t in range(num_steps - 1, -1, -1):
             grad_state = grad_output[t].contiguous() if carried is None else grad_output[t] + carried
-            grad_from_input[t], grad_from_state[t], grad_previous, _, _ = torch.ops.aten._thnn_fused_gru_cell_backward(
+            grad_from_input[t], grad_from_state[t], grad_previous, _, _ = _ops._thnn_fused_gru_cell_backward(
                 grad_state, workspaces[t], False
             )
             if t > 0:

@@ -35,7 +35,9 @@ class Policy:
 
     def _packed(self, inputs: TensorDict) -> torch.Tensor:
         states = inputs.pop(RNN_STATES)
-        return torch.cat(act(self.model, inputs, states, self.device, deterministic=True), dim=1)
+        columns = act(self.model, inputs, states, self.device, deterministic=True)
+        del columns[2]  # log-probabilities of actions that are sampled, and then replaced by the most likely ones
+        return torch.cat(columns, dim=1)
 
     def inputs(self, n: int, device: str) -> TensorDict:
         states = torch.randn(n, get_rnn_size(self.cfg)).to(device)

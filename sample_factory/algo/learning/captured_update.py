@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.policy_update import computes_in_bfloat16
 from sample_factory.algo.learning.train_stats import MinibatchRecord, stack_record
 from sample_factory.algo.utils.cuda_graphs import Recording, may_capture
@@ -32,9 +33,13 @@ Update = Callable[[AttrDict, Any], AttrDict]
 
 
 class CapturedUpdate:
-    """Usage: :meth:`start_iteration`, then :meth:`step` for every minibatch in which all samples are valid."""
+    """Usage: :meth:`start_iteration`, then :meth:`step` for every minibatch in which all samples are valid.
+
+    ``preparation`` is about the batches of a learner, under the same conditions.
+    """
 
     def __init__(self) -> None:
+        self.preparation = CapturedPreparation()
         self._context: Any = None  # what a recording depends on
         self._is_allowed = False
         self._has_failed = False
@@ -54,6 +59,7 @@ class CapturedUpdate:
         context = (dict(cfg), _addresses(model, optimizer)) if self._is_allowed else None
         if context != self._context:
             self._forget()
+            self.preparation.forget()
             self._context = context
 
     def _forget(self) -> None:

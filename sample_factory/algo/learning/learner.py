@@ -43,6 +43,7 @@ from sample_factory.algo.learning.shortcuts import Shortcuts
 from sample_factory.algo.learning.train_stats import (
     MinibatchLog,
     MinibatchRecord,
+    choose_summary_position,
     collect_stats,
     read_stats,
     warn_about_high_values,
@@ -177,6 +178,8 @@ class Learner(PopulationMember):
             return None
 
     def _train_on(self, batch: TensorDict) -> dict[str, Any] | None:
+        if self._has_standard_losses():
+            self._captured.start_iteration(self.cfg, self.actor_critic, self.optimizer, self.device)
         with self.timing.add_time("prepare_batch"):
             buff, experience_size, num_invalids = self._prepare_batch(batch)
         message: dict[str, Any] = {POLICY_ID_KEY: self.policy_id}
@@ -207,7 +210,8 @@ class Learner(PopulationMember):
     def _prepare_batch(self, batch: TensorDict) -> tuple[TensorDict, int, int]:
         """``(dataset with flat tensors [D, ...], D, number of invalid samples)``; see :class:`BatchPreparation`."""
         network = self._shortcuts.network(self.actor_critic)
-        preparation = BatchPreparation(self.cfg, self.policy_id, network, self.level_curriculum)
+        captured = self._captured.preparation if self._captured.is_allowed else None
+        preparation = BatchPreparation(self.cfg, self.policy_id, network, self.level_curriculum, captured)
         return preparation.prepare(batch, self.actor_critic, self.train_step, self.param_server.policy_lock)
 
     def _calculate_losses(self, mb: AttrDict, num_invalids: int) -> Losses:
@@ -228,10 +232,8 @@ class Learner(PopulationMember):
         cfg, scheduler = self.cfg, self.lr_scheduler
         stepper = self._stepper = renewed(self._stepper, self.optimizer, self.actor_critic, cfg.max_grad_norm)
         minibatch_log = MinibatchLog()
-        if self._has_standard_losses():
-            self._captured.start_iteration(cfg, self.actor_critic, self.optimizer, self.device)
         self.curr_lr = scheduler.on_iteration_start(self.curr_lr, self.env_steps)
-        record_at = self._choose_summary_position() if self._is_summary_due() else None
+        record_at = choose_summary_position(self._summary_rng, cfg) if self._is_summary_due() else None
         last_position = (cfg.num_epochs - 1, cfg.num_batches_per_epoch - 1)
         stats: AttrDict | None = None
         var = AttrDict()
@@ -380,13 +382,6 @@ class Learner(PopulationMember):
     def _is_summary_due(self) -> bool:
         interval_sec = self.summary_rate_decay_seconds.at(self.train_step)
         return time.time() - self.last_summary_time >= interval_sec
-
-    def _choose_summary_position(self) -> tuple[int, int]:
-        """(epoch, minibatch) to report on: the very last one half of the time, otherwise any."""
-        num_epochs, num_batches = self.cfg.num_epochs, self.cfg.num_batches_per_epoch
-        if self._summary_rng.random() < 0.5:
-            return int(self._summary_rng.integers(num_epochs)), int(self._summary_rng.integers(num_batches))
-        return num_epochs - 1, num_batches - 1
 
     def _record_summaries(self, train_loop_vars: AttrDict) -> AttrDict:
         """Statistics ``{name: number}`` of one SGD step; ``train_loop_vars`` is what :meth:`_sgd_step` returned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.learning import host_returns
+from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.host_images import can_normalize_images, normalize_images
 from sample_factory.algo.learning.level_curriculum import JudgedRollouts, LevelCurriculum
 from sample_factory.algo.learning.returns import bootstrap_time_outs, gae
+from sample_factory.algo.utils.cuda_graphs import is_capturing
 from sample_factory.algo.utils.host_statistics import HostScaler
 from sample_factory.algo.utils.rl_utils import prepare_and_normalize_obs
 from sample_factory.algo.utils.running_mean_std import RunningMeanStdInPlace
@@ -42,11 +45,13 @@ class BatchPreparation:
         policy_id: PolicyID,
         network: StandardNetwork | None = None,
         curriculum: LevelCurriculum | None = None,
+        captured: CapturedPreparation | None = None,
     ) -> None:
         self.cfg = cfg
         self.policy_id = policy_id
         self.network = network  # that of the model, if it is a standard one
         self.curriculum = curriculum
+        self.captured = captured  # None: kernels are launched one by one
 
     @torch.no_grad()
     def prepare(
@@ -75,18 +80,38 @@ class BatchPreparation:
 
         if not actor_critic.training:
             actor_critic.train()
-        last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
-        buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
-        rewards = buff["rewards"]
-        values = self._add_returns(buff, actor_critic, on_host, all_valid)
+        if self.captured is not None and all_valid and self.curriculum is None:
+            work = partial(self._compute, buff, actor_critic, lock, on_host, all_valid=True)
+            dataset = self.captured.run(batch, lambda: work()[0], actor_critic.buffers())
+        else:
+            dataset, values = self._compute(buff, actor_critic, lock, on_host, all_valid)
         if self.curriculum is not None and level_ids is not None:
-            judged = (level_ids, buff["dones"], rewards, buff["rewards"], values)
+            judged = (level_ids, batch["dones"], batch["rewards"], buff["rewards"], values)
             self.curriculum.judge(JudgedRollouts(*(x.cpu().numpy() for x in judged)))
-
-        dataset = self._flatten(buff)
         dataset.update(host)
         if self.cfg.value_bootstrap:
             dataset["rewards_cpu"] = dataset["rewards"].cpu()
+        if not all_valid:
+            self._report_invalid(batch, num_invalids - num_untrained)
+            _neutralize_invalid(dataset)
+        return dataset, dataset["valids"].shape[0], num_invalids
+
+    def _compute(
+        self,
+        buff: TensorDict,
+        actor_critic: Any,
+        lock: AbstractContextManager[Any],
+        on_host: bool,
+        all_valid: bool,
+    ) -> tuple[TensorDict, Tensor]:
+        """The dataset of a batch whose valid steps are known, and the values ``[N, T+1]`` in units of rewards."""
+        valids = buff["valids"]
+        if is_capturing():
+            valids = buff["valids"] = torch.ones_like(valids)  # not the one that this batch happened to have
+        last_obs = self._normalize_obs(buff, actor_critic, None if all_valid else valids[:, :-1], lock)
+        buff["values"] = self._with_bootstrap_value(buff, actor_critic, last_obs)
+        values = self._add_returns(buff, actor_critic, on_host, all_valid)
+        dataset = self._flatten(buff)
         if "returns" in dataset and self.cfg.normalize_returns:
             scaler = _host_scaler(actor_critic) if on_host and all_valid else None
             if scaler is None:
@@ -95,10 +120,7 @@ class BatchPreparation:
                 returns = dataset["returns"].numpy()
                 scaler.update(returns)
                 dataset["returns"] = torch.from_numpy(scaler.normalized(returns))
-        if not all_valid:
-            self._report_invalid(batch, num_invalids - num_untrained)
-            _neutralize_invalid(dataset)
-        return dataset, dataset["valids"].shape[0], num_invalids
+        return dataset, values
 
     def _find_valid(self, buff: TensorDict, train_step: int) -> Tensor:
         """bool ``[N, T+1]``: own experience that is not too old and whose numbers are finite."""

@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from sample_factory.algo.learning.losses import SampleMask
 from sample_factory.algo.utils.action_distributions import is_continuous_action_space
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 
 HIGH_LOSS = 30.0
@@ -116,6 +118,13 @@ def warn_about_high_values(records: Sequence[MinibatchRecord]) -> bool:
         if r.max_kl > HIGH_KL:
             log.warning(f"KL-divergence is very high: {r.max_kl:.4f}")
     return has_high_loss
+
+
+def choose_summary_position(rng: np.random.Generator, cfg: Config) -> tuple[int, int]:
+    """(epoch, minibatch) to report on: the very last one half of the time, otherwise any."""
+    if rng.random() < 0.5:
+        return int(rng.integers(cfg.num_epochs)), int(rng.integers(cfg.num_batches_per_epoch))
+    return cfg.num_epochs - 1, cfg.num_batches_per_epoch - 1
 
 
 def max_second_moment(optimizer: torch.optim.Optimizer) -> Scalar:

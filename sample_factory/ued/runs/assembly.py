@@ -50,7 +50,7 @@ class Parts:
 def device_of(config: Config, rank: int = 0) -> torch.device:
     """Device of one rank; ValueError if this machine does not have it."""
     name = config.device
-    if name == "cuda" and config.n_devices > 1:
+    if name == "cuda":
         name = f"cuda:{rank}"
     device = torch.device(name)
     if device.type == "cuda":
