@@ -174,7 +174,7 @@ WORKLOADS: dict[str, Workload] = {workload.name: workload for workload in _ALL}
 
 def _batched_on_gpu(num_agents: int, batch_size: int) -> Workload:
     workload = _batched(num_agents, batch_size, 3.0)
-    flags = (*workload.flags, "--device=gpu", "--actor_worker_gpus", "0")
+    flags = (*workload.flags, "--device=gpu", "--actor_worker_gpus", "0", "--env_gpu_actions=True")
     env = workload.env.replace("bench_batched_", "bench_batched_cuda_")
     return Workload(f"W4_cuda_{num_agents}", f"{workload.description}, on a GPU", env, flags, 3.0)
 

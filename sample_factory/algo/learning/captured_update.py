@@ -17,10 +17,12 @@ from torch import Tensor, nn
 from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.policy_update import computes_in_bfloat16
 from sample_factory.algo.learning.train_stats import MinibatchRecord, stack_record
-from sample_factory.algo.utils.cuda_graphs import Recording, may_capture
+from sample_factory.algo.utils.cuda_graphs import Recording
 from sample_factory.algo.utils.optimizers import can_step_directly
 from sample_factory.algo.utils.tensor_dict import TensorDict
+from sample_factory.cfg.persistence import cfg_dict
 from sample_factory.model.actor_critic import ActorCriticSharedWeights
+from sample_factory.model.capturable import may_capture
 from sample_factory.model.core import ModelCoreRNN
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
@@ -56,7 +58,7 @@ class CapturedUpdate:
         self._is_allowed = (
             may_capture(cfg, model, device) and can_step_directly(optimizer) and _has_static_core(cfg, model)
         )
-        context = (dict(cfg), _addresses(model, optimizer)) if self._is_allowed else None
+        context = (cfg_dict(cfg), _addresses(model, optimizer)) if self._is_allowed else None
         if context != self._context:
             self._forget()
             self.preparation.forget()

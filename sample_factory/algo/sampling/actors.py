@@ -17,13 +17,13 @@ from sample_factory.algo.sampling.captured_policy import RNN_STATES, CapturedPol
 from sample_factory.algo.sampling.numpy_policy import NumpyPolicy, PolicyOutputs, compile_policy, needs_action_mask
 from sample_factory.algo.sampling.request_batching import act, make_request_batches, rows_of_request
 from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
-from sample_factory.algo.utils.cuda_graphs import may_capture
 from sample_factory.algo.utils.model_sharing import ParameterClient
 from sample_factory.algo.utils.policy_channel import PolicyRequest
 from sample_factory.algo.utils.seeding import component_rng
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.algo.utils.torch_utils import inference_context
+from sample_factory.model.capturable import may_capture
 from sample_factory.utils.typing import Config, PolicyID
 
 

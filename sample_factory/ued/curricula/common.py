@@ -14,6 +14,7 @@ from sample_factory.ued.curricula.level_buffer import LevelBuffer
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.envs.registration import is_minimax_compat
 from sample_factory.ued.ppo.agent import STAT_NAMES, PPOAgent
+from sample_factory.ued.random_state import restore_generator
 
 PPO_STATS = tuple(sorted(STAT_NAMES))
 """What an update reports."""
@@ -132,7 +133,7 @@ class Curriculum(ABC, Generic[Levels, State]):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Inverse of :meth:`state_dict`, for a curriculum of the same configuration."""
         self._check_counts(state)
-        self.generator.set_state(state["generator"].cpu())
+        restore_generator(self.generator, state["generator"])
         for student, saved in zip(self.students, state["students"], strict=True):
             student.load_state_dict(saved)
         if self.agents.teacher is not None:

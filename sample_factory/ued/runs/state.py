@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sample_factory.ued.curricula.common import CycleReport
+from sample_factory.ued.random_state import restore_generator
 from sample_factory.ued.runs.assembly import Parts
 from sample_factory.ued.runs.checkpoint import Checkpoint, check_weights
 from sample_factory.ued.runs.ranks import Ranks
@@ -69,7 +70,7 @@ def restore(path: Path, checkpoint: Checkpoint, parts: Parts, ranks: Ranks) -> t
         parts.curriculum.load_state_dict({**own["curriculum"], **checkpoint["agents"]})
     except (ValueError, RuntimeError, KeyError) as exc:
         raise CheckpointError(f"{path} does not fit this run: {exc}") from exc
-    parts.evaluation_generator.set_state(own["evaluation_generator"].cpu())
+    restore_generator(parts.evaluation_generator, own["evaluation_generator"])
     known = {field.name for field in fields(Counters)}
     counters = Counters(**{name: value for name, value in checkpoint["counters"].items() if name in known})
     return counters, dict(checkpoint["pending"])
