@@ -36,13 +36,27 @@ CASES: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
 }
 
 
-def train(tmp_path: Path, device: str, *flags: str, num_iterations: int = 5, **env_info: Any) -> Learner:
+def train(
+    tmp_path: Path, device: str, *flags: str, num_iterations: int = 6, one_slot: bool = False, **env_info: Any
+) -> Learner:
+    """``one_slot``: batches come in the same memory, as they do from a batcher."""
     cfg = make_cfg(tmp_path, f"--device={device}", *MANY_UPDATES, *flags)
     learner = make_learner(cfg, make_env_info(**env_info))
+    slot = to_device(make_batch(learner), learner.device)
     for iteration in range(num_iterations):
-        batch = make_batch(learner, seed=iteration)
-        learner.train(to_device(batch, learner.device))
+        batch = to_device(make_batch(learner, seed=iteration), learner.device)
+        if one_slot:
+            copy_into(slot, batch)
+        learner.train(slot if one_slot else batch)
     return learner
+
+
+def copy_into(target: TensorDict, source: TensorDict) -> None:
+    for key, value in source.items():
+        if isinstance(value, dict):
+            copy_into(target[key], value)
+        else:
+            target[key].copy_(value)
 
 
 def to_device(batch: TensorDict, device: torch.device) -> TensorDict:
@@ -53,17 +67,18 @@ def numbers(learner: Learner) -> dict[str, torch.Tensor]:
     return {name: value.detach().cpu() for name, value in learner.actor_critic.state_dict().items()}
 
 
-@pytest.mark.parametrize("graphs", ["never", "auto"])
+@pytest.mark.parametrize("graphs, one_slot", [("never", False), ("auto", False), ("auto", True)])
 @pytest.mark.parametrize("case", CASES)
-def test_gpu_learns_what_the_cpu_learns(tmp_path: Path, case: str, graphs: str) -> None:
+def test_gpu_learns_what_the_cpu_learns(tmp_path: Path, case: str, graphs: str, one_slot: bool) -> None:
     flags, env_info = CASES[case]
     on_cpu = train(tmp_path / "cpu", "cpu", *flags, **env_info)
-    on_gpu = train(tmp_path / "gpu", "gpu", f"--cuda_graphs={graphs}", *flags, **env_info)
+    on_gpu = train(tmp_path / "gpu", "gpu", f"--cuda_graphs={graphs}", *flags, one_slot=one_slot, **env_info)
 
     assert on_gpu.device.type == "cuda"
-    assert (on_gpu._captured._recording is not None) == (graphs == "auto")
-    assert on_gpu.train_step == on_cpu.train_step == 20
+    assert (on_gpu._captured.num_recordings > 0) == (graphs == "auto")
+    assert on_gpu.train_step == on_cpu.train_step == 24
     assert on_gpu.curr_lr == pytest.approx(on_cpu.curr_lr, rel=1e-4)
+    assert bool(on_gpu._captured.preparation._recordings) == one_slot
     expected = numbers(on_cpu)
     for name, value in numbers(on_gpu).items():
         torch.testing.assert_close(value, expected[name], rtol=2e-2, atol=2e-3, msg=lambda m, n=name: f"{n}: {m}")
@@ -71,7 +86,7 @@ def test_gpu_learns_what_the_cpu_learns(tmp_path: Path, case: str, graphs: str) 
 
 def test_recorded_steps_skip_gradients_that_are_not_finite(tmp_path: Path) -> None:
     learner = train(tmp_path, "gpu")
-    assert learner._captured._recording is not None
+    assert learner._captured.num_recordings > 0
     before, train_step = numbers(learner), learner.train_step
     batch = to_device(make_batch(learner, seed=9), learner.device)
     batch["log_prob_actions"][:, 0] = torch.nan  # not looked at when samples are chosen
@@ -98,10 +113,12 @@ def test_changes_of_the_configuration_reach_recorded_steps(tmp_path: Path) -> No
 @pytest.mark.parametrize("graphs", ["never", "auto"])
 def test_host_does_not_wait_for_single_minibatches(tmp_path: Path, graphs: str) -> None:
     counts = []
-    for num_minibatches in (2, 8):
+    for num_minibatches in (2, 4):
         flags = (f"--cuda_graphs={graphs}", f"--num_batches_per_epoch={num_minibatches}", "--num_epochs=1")
         learner = train(tmp_path / f"{num_minibatches}", "gpu", *flags)
         batch = to_device(make_batch(learner, seed=7), learner.device)
+        for _ in range(5):  # everything that can be recorded is
+            learner.train(batch)
         learner.last_summary_time = 1e12
         torch.cuda.set_sync_debug_mode("warn")
         try:

@@ -24,7 +24,12 @@ SIGNS = (
     "--gamma=0.0",
 )
 ON_GPU = ("--actor_worker_gpus", "0", "--env_gpu_actions=True", "--env_gpu_observations=True")
-MODES = {"async": (), "sync": ("--async_rl=False", "--num_batches_per_epoch=1"), "serial": SERIAL}
+MODES = {
+    "async": (),
+    "separate": ("--inference_placement=separate",),
+    "sync": ("--async_rl=False", "--num_batches_per_epoch=1"),
+    "serial": SERIAL,
+}
 
 
 @pytest.mark.parametrize("graphs", ["auto", "never"])

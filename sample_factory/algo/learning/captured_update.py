@@ -9,7 +9,7 @@ these changes there are usual steps again, and a new recording. What may be reco
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.policy_update import computes_in_bfloat16
 from sample_factory.algo.learning.train_stats import MinibatchRecord, stack_record
-from sample_factory.algo.utils.cuda_graphs import Recording
+from sample_factory.algo.utils.cuda_graphs import Recording, layout_of
 from sample_factory.algo.utils.optimizers import can_step_directly
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.persistence import cfg_dict
@@ -29,6 +29,8 @@ from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 
 _NUM_REHEARSALS = 3
+_MAX_IN_PLACE = 4
+_MAX_PLACES = 1000
 
 # Minibatch and learning rate (a float, or a tensor that will hold it) to the variables of the step.
 Update = Callable[[AttrDict, Any], AttrDict]
@@ -37,7 +39,8 @@ Update = Callable[[AttrDict, Any], AttrDict]
 class CapturedUpdate:
     """Usage: :meth:`start_iteration`, then :meth:`step` for every minibatch in which all samples are valid.
 
-    ``preparation`` is about the batches of a learner, under the same conditions.
+    Minibatches that come back to the same memory, as slices of a prepared dataset do, are read there. Others are copied
+    to where the recording reads them. ``preparation`` is about the batches of a learner, under the same conditions.
     """
 
     def __init__(self) -> None:
@@ -45,14 +48,19 @@ class CapturedUpdate:
         self._context: Any = None  # what a recording depends on
         self._is_allowed = False
         self._has_failed = False
-        self._num_rehearsed = 0
         self._stream: torch.cuda.Stream | None = None
-        self._recording: Recording[tuple[AttrDict, Tensor]] | None = None
-        self._minibatch: dict[Any, Any] = {}
+        self._pool: Any = None
         self._lr: Tensor | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        self._num_rehearsed = 0
+        self._num_seen: dict[Any, int] = {}
+        self._in_place: dict[Any, _RecordedStep] = {}
+        self._of_copies: _RecordedStep | None = None
 
     def start_iteration(self, cfg: Config, model: nn.Module, optimizer: Any, device: torch.device) -> None:
-        """Look whether steps may be recorded, and whether the recording is still good."""
+        """Look whether steps may be recorded, and whether the recordings are still good."""
         if device.type != "cuda" or self._has_failed:
             return
         self._is_allowed = (
@@ -64,31 +72,47 @@ class CapturedUpdate:
             self.preparation.forget()
             self._context = context
 
-    def _forget(self) -> None:
-        self._recording, self._minibatch, self._num_rehearsed = None, {}, 0
-
     @property
     def is_allowed(self) -> bool:
         return self._is_allowed and not self._has_failed
 
+    @property
+    def num_recordings(self) -> int:
+        return len(self._in_place) + (self._of_copies is not None)
+
     def step(self, mb: AttrDict, lr: float, update: Update) -> tuple[AttrDict, MinibatchRecord | Tensor]:
         """One SGD step: its variables, which the next step overwrites, and its record."""
-        if self._recording is not None and not _fits(self._minibatch, mb):
-            self._forget()
-        if self._recording is None and self._num_rehearsed < _NUM_REHEARSALS:
+        where = layout_of(mb)
+        num_seen = self._num_seen[where] = self._num_seen.get(where, 0) + 1
+        if self._num_rehearsed < _NUM_REHEARSALS:
             self._num_rehearsed += 1
             return self._rehearse(mb, lr, update)
-        if self._recording is None and not self._record(mb, update):
+        recorded = self._in_place.get(where)
+        try:
+            if recorded is None and num_seen > _NUM_REHEARSALS and len(self._in_place) < _MAX_IN_PLACE:
+                recorded = self._in_place[where] = self._record(mb, update)
+            if recorded is None and self._of_copies is not None and not _fits(self._of_copies.minibatch, mb):
+                self._of_copies = None
+            if recorded is None:
+                if self._of_copies is None:
+                    self._of_copies = self._record(_copy_of_device_tensors(mb), update)
+                recorded = self._of_copies
+                pairs = list(_device_tensors(recorded.minibatch, mb))
+                torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+        except Exception as exc:
+            self._has_failed = True
+            self._forget()
+            log.warning(f"SGD steps of this model are launched kernel by kernel, a CUDA graph is impossible: {exc}")
             return _usual_step(mb, lr, update)
-        assert self._recording is not None and self._lr is not None
-        pairs = list(_device_tensors(self._minibatch, mb))
-        torch._foreach_copy_([target for target, _ in pairs], [source for _, source in pairs])
+        if len(self._num_seen) > _MAX_PLACES:
+            self._num_seen = {}
+        assert self._lr is not None
         self._lr.fill_(lr)
-        var, scalars = self._recording.replay()
+        var, scalars = recorded.recording.replay()
         return AttrDict(var), scalars.clone()
 
     def _rehearse(self, mb: AttrDict, lr: float, update: Update) -> tuple[AttrDict, MinibatchRecord]:
-        """A usual step on the stream of the recording: gradients are accumulated where parameters were first used."""
+        """A usual step on the stream of the recordings: gradients are accumulated where parameters were first used."""
         self._stream = self._stream or torch.cuda.Stream()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -96,24 +120,24 @@ class CapturedUpdate:
         torch.cuda.current_stream().wait_stream(self._stream)
         return result
 
-    def _record(self, mb: AttrDict, update: Update) -> bool:
-        """Record a step for minibatches like this one, without making it. False if that is impossible."""
-        device = mb.valids.device
-        self._minibatch = _copy_of_device_tensors(mb)
-        self._lr = torch.zeros((), device=device)
+    def _record(self, mb: dict[Any, Any], update: Update) -> _RecordedStep:
+        """Record a step for a minibatch in this memory, without making it."""
+        device = mb["valids"].device
+        self._lr = torch.zeros((), device=device) if self._lr is None else self._lr
+        self._pool = self._pool or torch.cuda.graph_pool_handle()
+        minibatch = _device_tensors_of(mb)
 
         def work() -> tuple[AttrDict, Tensor]:
-            var = update(AttrDict(self._minibatch), self._lr)
+            var = update(AttrDict(minibatch), self._lr)
             return var, stack_record(MinibatchRecord.of(var), device)
 
-        try:
-            self._recording = Recording(work, stream=self._stream)
-        except Exception as exc:
-            self._has_failed = True
-            self._forget()
-            log.warning(f"SGD steps of this model are launched kernel by kernel, a CUDA graph is impossible: {exc}")
-            return False
-        return True
+        # One memory for all: nobody looks at the results of a step after the next one began.
+        return _RecordedStep(minibatch, Recording(work, pool=self._pool, stream=self._stream))
+
+
+class _RecordedStep(NamedTuple):
+    minibatch: dict[Any, Any]
+    recording: Recording[tuple[AttrDict, Tensor]]
 
 
 def _usual_step(mb: AttrDict, lr: float, update: Update) -> tuple[AttrDict, MinibatchRecord]:
@@ -137,13 +161,22 @@ def _addresses(model: nn.Module, optimizer: Any) -> list[int]:
     return [tensor.data_ptr() for tensor in tensors]
 
 
-def _copy_of_device_tensors(source: dict[Any, Any]) -> dict[Any, Any]:
+def _device_tensors_of(source: dict[Any, Any]) -> dict[Any, Any]:
+    """Without what is in CPU memory: a recording would not see it change."""
     result = TensorDict()
     for key, value in source.items():
         if isinstance(value, dict):
-            dict.__setitem__(result, key, _copy_of_device_tensors(value))
+            dict.__setitem__(result, key, _device_tensors_of(value))
         elif value.is_cuda:
-            dict.__setitem__(result, key, value.clone(memory_format=torch.contiguous_format))
+            dict.__setitem__(result, key, value)
+    return result
+
+
+def _copy_of_device_tensors(source: dict[Any, Any]) -> dict[Any, Any]:
+    result = _device_tensors_of(source)
+    for key, value in result.items():
+        copied = _copy_of_device_tensors(value) if isinstance(value, dict) else value.clone()
+        dict.__setitem__(result, key, copied)
     return result
 
 

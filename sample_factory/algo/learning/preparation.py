@@ -66,13 +66,21 @@ class BatchPreparation:
         """
         buff = shallow_recursive_copy(batch)
         on_host = is_plain_host_batch(buff)
-        find_valid = self._find_valid_on_host if on_host else self._find_valid
-        valids = find_valid(buff, train_step)  # [N, T+1]
+        captured = None if on_host or self.curriculum is not None else self.captured
+        if captured is not None:
+            now = captured.on_device(train_step, batch["rewards"].device)
+            found = captured.run("validity", batch, lambda: self._validity(buff, now), ())
+            valids, host = found["valids"], _unpack(found["packed"].cpu())
+        elif on_host:
+            valids = self._find_valid_on_host(buff, train_step)  # [N, T+1]
+        else:
+            valids = self._find_valid(buff, train_step)
         level_ids, num_untrained = None, 0
         if self.curriculum is not None:
             level_ids = buff.pop("level_id")
             num_untrained = self.curriculum.exclude_untrained(valids, level_ids)
-        host = (self._copies_of_host if on_host else self._copy_to_host)(buff, valids)
+        if captured is None:
+            host = self._copies_of_host(buff, valids) if on_host else _unpack(self._pack(buff, valids).cpu())
         valid_steps = host["valids_cpu"].numpy()
         num_invalids = valid_steps.size - int(np.count_nonzero(valid_steps))
         all_valid = num_invalids == 0
@@ -80,9 +88,9 @@ class BatchPreparation:
 
         if not actor_critic.training:
             actor_critic.train()
-        if self.captured is not None and all_valid and self.curriculum is None:
+        if captured is not None and all_valid:
             work = partial(self._compute, buff, actor_critic, lock, on_host, all_valid=True)
-            dataset = self.captured.run(batch, lambda: work()[0], actor_critic.buffers())
+            dataset = captured.run("dataset", batch, lambda: work()[0], actor_critic.buffers())
         else:
             dataset, values = self._compute(buff, actor_critic, lock, on_host, all_valid)
         if self.curriculum is not None and level_ids is not None:
@@ -122,7 +130,11 @@ class BatchPreparation:
                 dataset["returns"] = torch.from_numpy(scaler.normalized(returns))
         return dataset, values
 
-    def _find_valid(self, buff: TensorDict, train_step: int) -> Tensor:
+    def _validity(self, buff: TensorDict, train_step: Tensor) -> TensorDict:
+        valids = self._find_valid(buff, train_step)
+        return TensorDict(valids=valids, packed=self._pack(buff, valids))
+
+    def _find_valid(self, buff: TensorDict, train_step: int | Tensor) -> Tensor:
         """bool ``[N, T+1]``: own experience that is not too old and whose numbers are finite."""
         is_own = buff["policy_id"] == self.policy_id
         is_recent = train_step - buff["policy_version"] < self.cfg.max_policy_lag
@@ -144,14 +156,13 @@ class BatchPreparation:
         valids[:, -1] = valids[:, -2]
         return torch.from_numpy(valids)
 
-    def _copy_to_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
-        """Flat CPU copies of what the host needs, in a single transfer."""
+    def _pack(self, buff: TensorDict, valids: Tensor) -> Tensor:
+        """What the host needs, for a single transfer, ``[3, N*T]``."""
         dones, rewards = buff["dones"].float(), buff["rewards"].float()
-        packed = torch.stack([dones, rewards, valids[:, :-1].float()]).flatten(1).cpu()  # [3, N*T]
-        return {"dones_cpu": packed[0], "rewards_cpu": packed[1], "valids_cpu": packed[2] > 0.5}
+        return torch.stack([dones, rewards, valids[:, :-1].float()]).flatten(1)
 
     def _copies_of_host(self, buff: TensorDict, valids: Tensor) -> dict[str, Tensor]:
-        """:meth:`_copy_to_host` by NumPy."""
+        """What :func:`_unpack` gives, by NumPy."""
         return {
             "dones_cpu": torch.from_numpy(buff["dones"].numpy().astype(np.float32).reshape(-1)),
             "rewards_cpu": torch.from_numpy(buff["rewards"].numpy().reshape(-1).copy()),
@@ -290,6 +301,10 @@ def is_plain_host_batch(buff: TensorDict) -> bool:
     """Whether NumPy may read the small tensors of this batch as they are."""
     tensors = [buff[key] for key in ("rewards", "values", "policy_version")]
     return all(x.device.type == "cpu" and x.dtype == torch.float32 for x in tensors)
+
+
+def _unpack(packed: Tensor) -> dict[str, Tensor]:
+    return {"dones_cpu": packed[0], "rewards_cpu": packed[1], "valids_cpu": packed[2] > 0.5}
 
 
 def _host_scaler(actor_critic: Any) -> HostScaler | None:

@@ -48,8 +48,9 @@ class TorchActor:
     ):
         self._buffer_mgr, self._policy_id, self._param_client = buffer_mgr, policy_id, param_client
         self._device, self._deterministic = device, deterministic
-        # Others read trajectories on a GPU without knowing when they are written: they must be before they are told.
-        self._has_to_wait = not buffer_mgr.cfg.serial_mode and any(block.device != "cpu" for block in buffer_mgr.blocks)
+        # Other processes read trajectories on a GPU when they are told; everything has to be written by then.
+        tells_others = not (buffer_mgr.cfg.serial_mode or buffer_mgr.topology.inference_in_rollout_workers)
+        self._has_to_wait = tells_others and any(block.device != "cpu" for block in buffer_mgr.blocks)
         self._captured: CapturedPolicy | None = None
         self._widths: list[int] = []
         self._addresses: list[int] = []

@@ -49,7 +49,7 @@ class Recorder(Protocol):
         """Store what ``step`` of the batched environment returned. Returns statistics of the episodes that ended
         (``reward``, ``len``, ... with one value each, and what the infos add), ``None`` if none did.
 
-        :raises BadObservationError: a number is not finite; nothing but observations was stored.
+        :raises BadObservationError: a number is not finite; the step was not counted and can be recorded again.
         """
         ...
 
@@ -67,14 +67,18 @@ def host_array(value: Tensor) -> np.ndarray:
         return (value.float() if value.dtype == torch.bfloat16 else value).numpy()
 
 
-def _check_on_device(obs: dict[str, Tensor], rewards: Tensor) -> None:
-    """:raises BadObservationError: a number is not finite."""
+def _are_finite(obs: dict[str, Tensor], rewards: Tensor) -> Tensor:
+    """Whether all numbers are, ``[1]`` on the device."""
     floats = [rewards, *(value for value in obs.values() if value.is_floating_point())]
-    if not torch.stack([value.isfinite().all() for value in floats]).all():
-        for key, value in obs.items():
-            if value.is_floating_point():
-                check_column(key, host_array(value))
-        check_rewards(host_array(rewards))
+    return torch.stack([value.isfinite().all() for value in floats]).all().reshape(1)
+
+
+def _check_on_host(obs: dict[str, Tensor], rewards: Tensor) -> None:
+    """:raises BadObservationError: a number is not finite."""
+    for key, value in obs.items():
+        if value.is_floating_point():
+            check_column(key, host_array(value))
+    check_rewards(host_array(rewards))
 
 
 def with_finite_numbers(result: BatchedStep) -> BatchedStep:
@@ -139,18 +143,18 @@ class HostRecorder:
 
 
 class TorchRecorder:
+    """The host waits for the device once per step: when it reads everything that it has to know at once."""
+
     def __init__(self, settings: RecordingSettings, device: Device):
         n = settings.num_agents
         self._scale, self._clip = settings.reward_scale, settings.reward_clip
         self._frames_per_step = settings.frames_per_step
-        self._episode_reward = torch.zeros(n, device=device)
-        self._episode_len = torch.zeros(n, dtype=torch.int32, device=device)
-        self._lowest = torch.full_like(self._episode_reward, torch.inf)
-        self._highest = torch.full_like(self._episode_reward, -torch.inf)
+        # Of episodes that begin: reward, length (exact up to 16 million frames), lowest and highest reward.
+        self._start = torch.tensor([[0.0], [0.0], [torch.inf], [-torch.inf]], device=device)  # [4, 1]
+        self._accounts = self._start.repeat(1, n)  # [4, N]
 
     def record(self, columns: StepColumns, result: BatchedStep) -> dict[str, Any] | None:
         obs, rewards, terminated, truncated, infos = result
-        _check_on_device(obs, rewards)
         for key, column in columns.next_obs.items():
             column[...] = obs[key]
         dones = torch.logical_or(terminated, truncated)
@@ -158,28 +162,36 @@ class TorchRecorder:
         columns.dones[...] = dones
         columns.time_outs[...] = truncated
         columns.next_rnn_states *= (~dones).unsqueeze(-1)
-        self._episode_reward += rewards
-        self._episode_len += self._frames_per_step
-        torch.minimum(self._lowest, rewards, out=self._lowest)
-        torch.maximum(self._highest, rewards, out=self._highest)
-        # The host waits for the device: other processes may read the columns from here on.
-        finished = dones.nonzero(as_tuple=True)[0]
+        accounts = self._with(rewards.float())
+        packed = torch.cat([accounts.view(-1), dones.float(), _are_finite(obs, rewards).float()]).cpu().numpy()
+        if not packed[-1]:
+            _check_on_host(obs, rewards)
+        self._accounts = torch.where(dones, self._start, accounts)
+        num_agents = len(dones)
+        finished = np.flatnonzero(packed[4 * num_agents : 5 * num_agents])
         if not len(finished):
             return None
-        stats = self._finish_episodes(finished, infos)
+        stats = self._stats(packed[: 4 * num_agents].reshape(4, num_agents)[:, finished], finished, infos, num_agents)
         return None if infos is CUT_OFF else stats
 
-    def _finish_episodes(self, finished: Tensor, infos: Any) -> dict[str, Any]:
-        accounts = (self._episode_reward, self._episode_len, self._lowest, self._highest)
-        # One transfer; lengths are exact in float32 up to 16 million frames, in float64 always.
-        packed = torch.stack([account[finished].double() for account in accounts]).cpu().numpy()  # [4, F]
-        for account, start in zip(accounts, (0, 0, torch.inf, -torch.inf), strict=True):
-            account[finished] = start
-        reward, length, lowest, highest = packed
+    def _with(self, rewards: Tensor) -> Tensor:
+        """The accounts after another step."""
+        reward, length, lowest, highest = self._accounts
+        return torch.stack(
+            [
+                reward + rewards,
+                length + self._frames_per_step,
+                torch.minimum(lowest, rewards),
+                torch.maximum(highest, rewards),
+            ]
+        )
+
+    def _stats(self, accounts: np.ndarray, finished: np.ndarray, infos: Any, num_agents: int) -> dict[str, Any]:
+        reward, length, lowest, highest = accounts
         stats: dict[str, Any] = {
-            "reward": reward.astype(np.float32),
+            "reward": reward,
             "len": length.astype(np.int32),
-            "min_raw_reward": lowest.astype(np.float32),
-            "max_raw_reward": highest.astype(np.float32),
+            "min_raw_reward": lowest,
+            "max_raw_reward": highest,
         }
-        return stats | episode_infos(infos, finished.cpu().numpy(), stats["reward"], len(self._episode_len))
+        return stats | episode_infos(infos, finished, stats["reward"], num_agents)

@@ -63,6 +63,7 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
         self.faults = EnvFaults(cfg, worker_idx, worker_idx * cfg.num_envs_per_worker + split_idx * num_envs)
         self._num_steps = self._num_repairs = 0
         self._rollout = cfg.rollout
+        self._acts_itself = buffer_mgr.topology.inference_in_rollout_workers
         self._obs_keys = tuple(buffer_mgr.traj_tensors_torch[sampling_device]["obs"])
         self._columns = {
             block.idx: [StepColumns(view, step) for step in range(cfg.rollout)]
@@ -129,7 +130,7 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
     def generate_policy_request(self) -> list[PolicyID]:
         assert self._block is not None
         policies = [self.policy_id]
-        if self.rollout_step == 0 and self.sampling_device != "cpu":
+        if self.rollout_step == 0 and self.sampling_device != "cpu" and not self._acts_itself:
             synchronize(self.cfg, self.sampling_device)  # the first observations of the block may be on their way
         self.channel.post_request(
             self.worker_idx, self.split_idx, policies, self._block.idx, self.rollout_step, partial=False

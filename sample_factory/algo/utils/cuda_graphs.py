@@ -6,7 +6,7 @@ shapes must not depend on data, and Python code in it runs once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -17,6 +17,19 @@ Result = TypeVar("Result")
 def is_capturing() -> bool:
     """Whether a recording is under way, so that shapes must not depend on data and nothing can be read back."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+
+
+def layout_of(tensors: dict[Any, Any]) -> tuple[Any, ...]:
+    """Where the tensors of nested dicts are, and how: a recording that reads them there is good for equal layouts."""
+    return tuple(_layout(tensors))
+
+
+def _layout(tensors: dict[Any, Any]) -> Iterator[Any]:
+    for key, value in tensors.items():
+        if isinstance(value, dict):
+            yield from _layout(value)
+        elif value.is_cuda:
+            yield key, value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
 class Recording(Generic[Result]):
