@@ -8,20 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from sample_factory.algo.sampling.captured_policy import CapturedPolicy, recording_size
+from sample_factory.algo.sampling.captured_policy import RNN_STATES, CapturedPolicy
 from sample_factory.algo.sampling.request_batching import act
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
 from tests.unit.learning.learner_setup import make_cfg, make_env_info
-
-RNN_STATES = "__rnn_states__"
-
-
-def test_sizes_of_recordings() -> None:
-    assert [recording_size(n) for n in (1, 16, 17, 24, 25, 48, 49, 64, 1024, 1025)] == [
-        16, 16, 24, 24, 32, 48, 64, 64, 1024, 1536,
-    ]  # fmt: skip
 
 
 class Policy:

@@ -12,9 +12,8 @@ serial mode     one on the only loop                    one group, for the same 
 
 On a CPU a message to another process costs more than the forward pass of a small model, and the forward pass of a large
 one keeps a core busy wherever it runs: ``rollout`` is the better choice. A GPU wants few processes and large batches:
-``separate``, unless vectorised environments live on the GPU. Their workers have a process there in any case, and large
-batches; acting in the same process means that steps follow each other on one stream, and nobody waits for the device in
-between.
+``separate``. Workers whose vectorised environments live on the GPU may act themselves: their steps and forward passes
+then follow each other on one stream, and nobody waits for the device in between.
 """
 
 from __future__ import annotations
@@ -53,6 +52,5 @@ def _placement(cfg: Config) -> str:
     if placement != AUTO:
         return str(placement)
     on_cpu = cfg.device == "cpu" or not torch.cuda.is_available()
-    is_near = on_cpu or (cfg.batched_sampling and cfg.env_gpu_observations and bool(cfg.actor_worker_gpus))
     # Whoever asks for several inference processes wants inference processes.
-    return ROLLOUT if is_near and cfg.policy_workers_per_policy == 1 else SEPARATE
+    return ROLLOUT if on_cpu and cfg.policy_workers_per_policy == 1 else SEPARATE

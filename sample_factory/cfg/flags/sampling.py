@@ -64,9 +64,8 @@ REGIME = Section(
             "auto",
             "Where policies act. separate: in inference processes, which collect requests of many rollout workers. "
             "rollout: inside every rollout worker, which then steps all its environments as one group, whatever "
-            "--worker_num_splits is. auto: rollout on a CPU, and for vectorised environments on a GPU "
-            "(--actor_worker_gpus), unless --policy_workers_per_policy is above 1; otherwise separate. Serial mode has "
-            "no processes to choose from.",
+            "--worker_num_splits is. auto: rollout on a CPU unless --policy_workers_per_policy is above 1, separate "
+            "on a GPU. Serial mode has no processes to choose from.",
             choices=("auto", "separate", "rollout"),
             extension=True,
         ),

@@ -172,6 +172,7 @@ EXTENSIONS: list[tuple[str, str, Any, list[str] | None]] = [
     ("ui", "str", "auto", ["auto", "rich", "plain", "none"]),
     ("weight_init_scope", "str", "effective", ["effective", "all"]),
     ("mixed_precision", "str", "none", ["none", "bf16", "tf32"]),
+    ("cuda_graphs", "str", "auto", ["auto", "always", "never"]),
     ("env_module", "str", None, None),
     ("curriculum", "str", "none", ["none", "dr", "plr", "accel"]),
     ("curriculum_score", "str", "max_mc", ["max_mc", "positive_value_loss", "l1_value_loss"]),

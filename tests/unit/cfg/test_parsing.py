@@ -54,6 +54,7 @@ def test_configuration_has_all_keys_in_order() -> None:
         "ui",
         "weight_init_scope",
         "mixed_precision",
+        "cuda_graphs",
         "env_module",
         "curriculum",
         "curriculum_score",

@@ -73,6 +73,7 @@ EFFECTS: dict[str, str] = {
     "lr_adaptive_min": f"{_LEARNING}::test_lr_schedule_flags",
     "lr_adaptive_max": f"{_LEARNING}::test_lr_schedule_flags",
     "mixed_precision": f"{_LEARNING}::test_mixed_precision",
+    "cuda_graphs": "tests/unit/model/test_capturable.py::test_cuda_graphs",
     "max_skipped_updates": f"{_DIVERGENCE}::test_L3_many_bad_gradients_in_a_row_roll_back",
     "max_rollbacks": f"{_DIVERGENCE}::test_L3_rollbacks_are_limited",
     "obs_subtract_mean": f"{_MODEL}::test_obs_subtract_mean_and_scale",
