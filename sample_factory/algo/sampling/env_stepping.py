@@ -78,10 +78,9 @@ class SplitEnvs:
             try:
                 check_rewards(rewards_out)
                 self._write(writer, obs_step, observations)
+                return StepResult(infos, finished)
             except BadObservationError as error:
                 self._treat(error, observations, rewards_out, infos, finished, writer)
-            else:
-                return StepResult(infos, finished)
 
     def _step_all(
         self,
@@ -154,6 +153,7 @@ class SingleAgentEnvs(SplitEnvs):
         super().__init__(envs, *args)
         self._inner: list[Env] = [env.single_agent_env for env in envs]
         self._steps = [env.step for env in self._inner]
+        self._rows = range(len(self._inner))
 
     def attach(self, env_i: int) -> None:
         self._inner[env_i] = self._envs[env_i].single_agent_env
@@ -170,11 +170,13 @@ class SingleAgentEnvs(SplitEnvs):
         life_signs, first = self._life_signs, 0
         while True:
             try:
-                for env_step, action in zip(self._steps[first:], actions[first:], strict=True):
-                    row = len(rewards)
-                    life_signs[ENV] = row
+                # The loop itself writes the number of the environment: that costs half as much as a statement.
+                for life_signs[ENV], env_step, action in zip(
+                    self._rows[first:], self._steps[first:], actions[first:], strict=True
+                ):
                     obs, reward, terminated, truncated, info = env_step(action)
                     if terminated or truncated:
+                        row = len(rewards)
                         obs, info[RESET_INFO_KEY] = self._inner[row].reset()
                         finished.append(FinishedEpisode(row, bool(terminated), bool(truncated), info))
                     observations.append(obs)

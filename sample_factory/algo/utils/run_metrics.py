@@ -21,6 +21,9 @@ _TIME_SHARE_WINDOW = 8
 _LAG_KEYS = ("version_diff_min", "version_diff_avg", "version_diff_max")
 
 
+_PLAIN_NUMBERS = frozenset((int, float, np.float32, np.float64))
+
+
 @dataclass(frozen=True)
 class Rates:
     """Frames per second over each window (nan before there are two reports) and samples per second of each policy."""
@@ -64,7 +67,14 @@ class RunMetrics:
 
     def add_episodic_stats(self, policy_id: PolicyID, stats: dict[str, Any]) -> None:
         """Numbers or arrays (several episodes at once), filed by leaf key."""
-        for _, key, value in iterate_recursively(stats):
+        nested: dict[str, Any] = {}
+        for key, value in stats.items():
+            windows = self.policy_avg_stats.get(key)
+            if windows is not None and type(value) in _PLAIN_NUMBERS:
+                windows[policy_id].append(value)  # thousands of times a second
+            else:
+                nested[key] = value
+        for _, key, value in iterate_recursively(nested):
             if key not in self.policy_avg_stats:
                 self.policy_avg_stats[key] = [deque(maxlen=self.stats_window) for _ in range(self.num_policies)]
             values = np.asarray(value)
