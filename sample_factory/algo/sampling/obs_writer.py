@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -58,7 +59,9 @@ class ObsWriter:
                 # slow from now on. Whatever is wrong raises again below, with the reason.
                 self._joins[key] = False
             else:
-                self._check(key, step)
+                row = flat[step]
+                if self._is_float[key] and not math.isfinite(row.dot(row)):  # saves two calls in the usual case
+                    self._check(key, step)
                 return
         column = self._columns[key]
         for row, value in enumerate(values):
