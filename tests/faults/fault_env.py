@@ -29,6 +29,8 @@ print           every step prints a line
 slow            every step takes ``at`` seconds
 =============== =========================================================================================
 
+``FAULT_MEMORY=<file>``: the main process takes 64 MB of memory when the file appears.
+
 Two environments: ``fault_env`` (episodes of 10 steps, reward 1) and ``fault_cartpole`` (CartPole-v1, learnable).
 Train with ``--env=fault_env --env_module=tests.faults.fault_env``.
 """
@@ -36,6 +38,7 @@ Train with ``--env=fault_env --env_module=tests.faults.fault_env``.
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 import threading
@@ -200,3 +203,14 @@ def make_fault_env(full_env_name, cfg=None, env_config=None, render_mode=None):
 
 register_env("fault_env", make_fault_env)
 register_env("fault_cartpole", make_fault_env)
+
+
+def _take_memory(trigger: str) -> None:
+    while not os.path.exists(trigger):
+        time.sleep(0.05)
+    _taken.append(b"x" * (64 << 20))
+
+
+_taken: list[bytes] = []
+if os.environ.get("FAULT_MEMORY") and multiprocessing.parent_process() is None:
+    threading.Thread(target=_take_memory, args=(os.environ["FAULT_MEMORY"],), daemon=True).start()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.policy_update import computes_in_bfloat16
 from sample_factory.algo.learning.train_stats import MinibatchRecord, stack_record
-from sample_factory.algo.utils.cuda_graphs import Recording, layout_of
+from sample_factory.algo.utils.cuda_graphs import Recording, is_on_gpu, layout_of
 from sample_factory.algo.utils.optimizers import can_step_directly
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.persistence import cfg_dict
@@ -167,7 +167,7 @@ def _device_tensors_of(source: dict[Any, Any]) -> dict[Any, Any]:
     for key, value in source.items():
         if isinstance(value, dict):
             dict.__setitem__(result, key, _device_tensors_of(value))
-        elif value.is_cuda:
+        elif is_on_gpu(value):
             dict.__setitem__(result, key, value)
     return result
 

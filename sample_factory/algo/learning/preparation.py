@@ -89,8 +89,11 @@ class BatchPreparation:
         if not actor_critic.training:
             actor_critic.train()
         if captured is not None and all_valid:
-            work = partial(self._compute, buff, actor_critic, lock, on_host, all_valid=True)
-            dataset = captured.run("dataset", batch, lambda: work()[0], actor_critic.buffers())
+            # On a copy each time: it is called again where it cannot be recorded.
+            work = partial(self._compute, actor_critic=actor_critic, lock=lock, on_host=False, all_valid=True)
+            dataset = captured.run(
+                "dataset", batch, lambda: work(shallow_recursive_copy(buff))[0], actor_critic.buffers()
+            )
         else:
             dataset, values = self._compute(buff, actor_critic, lock, on_host, all_valid)
         if self.curriculum is not None and level_ids is not None:

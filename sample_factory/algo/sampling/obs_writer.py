@@ -59,8 +59,8 @@ class ObsWriter:
                 # slow from now on. Whatever is wrong raises again below, with the reason.
                 self._joins[key] = False
             else:
-                row = flat[step]
-                if self._is_float[key] and not math.isfinite(row.dot(row)):  # saves two calls in the usual case
+                joined = flat[step]
+                if self._is_float[key] and not math.isfinite(joined.dot(joined)):  # saves two calls in the usual case
                     self._check(key, step)
                 return
         column = self._columns[key]

@@ -19,6 +19,10 @@ def is_capturing() -> bool:
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
+def is_on_gpu(tensor: torch.Tensor) -> bool:
+    return tensor.is_cuda
+
+
 def layout_of(tensors: dict[Any, Any]) -> tuple[Any, ...]:
     """Where the tensors of nested dicts are, and how: a recording that reads them there is good for equal layouts."""
     return tuple(_layout(tensors))
@@ -28,7 +32,7 @@ def _layout(tensors: dict[Any, Any]) -> Iterator[Any]:
     for key, value in tensors.items():
         if isinstance(value, dict):
             yield from _layout(value)
-        elif value.is_cuda:
+        elif is_on_gpu(value):
             yield key, value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
