@@ -11,7 +11,7 @@ reward for the step that failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -169,13 +169,12 @@ class SingleAgentEnvs(SplitEnvs):
         infos: list[dict[str, Any]],
         finished: list[FinishedEpisode],
     ) -> None:
-        life_signs, first = self._life_signs, 0
+        life_signs = self._life_signs
+        rest: Iterable[tuple[int, Callable[..., Any], Any]] = zip(self._rows, self._steps, actions, strict=True)
         while True:
             try:
                 # The loop itself writes the number of the environment: that costs half as much as a statement.
-                for life_signs[ENV], env_step, action in zip(
-                    self._rows[first:], self._steps[first:], actions[first:], strict=True
-                ):
+                for life_signs[ENV], env_step, action in rest:
                     obs, reward, terminated, truncated, info = env_step(action)
                     if terminated or truncated:
                         row = len(rewards)
@@ -186,12 +185,12 @@ class SingleAgentEnvs(SplitEnvs):
                     rewards.append(reward)
                 return
             except Exception:
+                # The iterator goes on behind the environment that raised.
                 row = len(rewards)
                 observations += self._replaced(row)
                 infos.append({FAULT_KEY: True})
                 rewards.append(0.0)
                 finished.append(FinishedEpisode(row, False, True, infos[row]))
-                first = row + 1
 
 
 class MultiAgentEnvs(SplitEnvs):
