@@ -20,7 +20,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from sample_factory.algo.runners.runner import AlgoObserver, Runner
 from sample_factory.algo.sampling.rollout_worker import init_rollout_worker_process
 from sample_factory.algo.utils.context import sf_global_context
-from sample_factory.algo.utils.life_signs import LifeSigns
+from sample_factory.algo.utils.life_signs import PHASE, RUNNING, LifeSigns
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.cfg import validation
@@ -46,13 +46,18 @@ def saved_config(train_dir: Path) -> dict[str, Any]:
 
 
 class LooksAtProcesses(AlgoObserver):
-    """Niceness and CPU cores of every worker process, by kind."""
+    """Niceness and CPU cores of every worker process, by kind, as soon as all rollout workers are at work."""
 
     def __init__(self) -> None:
         self.niceness: dict[str, set[int]] = {}
         self.cores: dict[str, list[int]] = {}
 
     def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
+        signs = runner.buffer_mgr.life_signs
+        phases = [signs.read(signs.rollout_row(i))[PHASE] for i in range(runner.cfg.num_workers)]
+        if self.niceness or any(phase != RUNNING for phase in phases):
+            return
+        runner.cfg.train_for_seconds = 0.0  # that was all
         for worker in runner.supervisor.running:
             process = psutil.Process(worker._process.pid)
             kind = worker.name.partition("_")[0]
@@ -66,7 +71,7 @@ def test_default_niceness_and_affinity(tmp_path: Path, is_pinned: bool) -> None:
     """--default_niceness: learner as given, inference 2 more, rollout workers 10 more. --set_workers_cpu_affinity"""
     observer = LooksAtProcesses()
     flags = ("--default_niceness=3", f"--set_workers_cpu_affinity={is_pinned}", "--inference_placement=separate")
-    status, _ = train(tmp_path, *SHORT, *flags, observer=observer)
+    status, _ = train(tmp_path, *SHORT, *flags, "--train_for_env_steps=1000000", observer=observer)
     assert status == ExperimentStatus.SUCCESS
     assert observer.niceness == {"learner": {3}, "inference": {5}, "rollout": {13}}
     all_cores = observer.cores["learner_proc0"]
