@@ -75,6 +75,11 @@ def test_E4_E5_environment_that_raises_now_and_then_is_built_anew(start_run, mod
     assert "env_failures" in [line for line in run.lines if "Faults survived" in line][-1]
 
 
+def fork_server_of(run):
+    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    return server
+
+
 @thorough
 def test_E4_serial_mode_builds_environments_anew_too(start_run):
     run = start_run(*GOAL, *SERIAL, fault="raise_p:0.002")
@@ -278,7 +283,7 @@ def test_L6_slow_learner_holds_the_workers_back_and_loses_nothing(start_run):
 def test_L5_fork_server_that_is_killed_ends_the_run(start_run):
     run = start_run()
     run.wait_for_training()
-    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server = fork_server_of(run)
     server.kill()
     assert run.finish(40) == 1
     run.assert_clean_end(1, "was killed by signal 9|could not|exited")
@@ -310,7 +315,7 @@ def test_P1_fork_server_that_is_stopped_is_continued(start_run):
     """Nobody could be replaced without it, and it would outlive the run."""
     run = start_run()
     run.wait_for_training()
-    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server = fork_server_of(run)
     server.suspend()
     os.kill(run.pid_of("Worker 0 started"), signal.SIGKILL)
     run.wait_for("rollout_proc0 was replaced")
@@ -324,7 +329,7 @@ def test_P1_fork_server_that_is_stopped_is_continued(start_run):
 def test_S3_fork_server_that_is_stopped_ends_with_the_main_process(start_run):
     run = start_run()
     run.wait_for_training()
-    [server] = [p for p in run.workers() if "multiprocessing.forkserver" in " ".join(p.cmdline()) and p.children()]
+    server = fork_server_of(run)
     server.suspend()
     run.send(signal.SIGKILL)
     assert run.finish(30) == -signal.SIGKILL  # asserts that nobody is left

@@ -108,25 +108,7 @@ class PortableAdam(Optimizer, torch.optim.Adam):
                 steps.append(state["step"])
             if not params:
                 continue
-            torch._foreach_add_(steps, 1)
-            beta1, beta2 = group["betas"]
-            torch._fused_adam_(
-                params,
-                grads,
-                moments,
-                squares,
-                [],
-                steps,
-                lr=float(group["lr"]),
-                beta1=beta1,
-                beta2=beta2,
-                weight_decay=0.0,
-                eps=group["eps"],
-                amsgrad=False,
-                maximize=False,
-                grad_scale=None,
-                found_inf=None,
-            )
+            _fused_step(group, params, grads, (moments, squares, steps), float(group["lr"]), None)
 
     def step_on_device(self, params: list[Tensor], grads: list[Tensor], lr: Tensor, found_inf: Tensor) -> None:
         """:meth:`step` of the fused implementation on a GPU, after the first one; see :func:`can_step_directly`.
@@ -134,29 +116,41 @@ class PortableAdam(Optimizer, torch.optim.Adam):
         :param lr: learning rate, a scalar on the device
         :param found_inf: float scalar on the device; if it is 1, nothing changes
         """
-        group = self.param_groups[0]
         states = [self.state[p] for p in params]
-        steps = [state["step"] for state in states]
-        beta1, beta2 = group["betas"]
-        torch._foreach_add_(steps, 1)
-        torch._fused_adam_(
-            params,
-            grads,
-            [state["exp_avg"] for state in states],
-            [state["exp_avg_sq"] for state in states],
-            [],
-            steps,
-            lr=lr,
-            beta1=beta1,
-            beta2=beta2,
-            weight_decay=0.0,
-            eps=group["eps"],
-            amsgrad=False,
-            maximize=False,
-            grad_scale=None,
-            found_inf=found_inf,
-        )
+        moments, squares, steps = ([state[key] for state in states] for key in ("exp_avg", "exp_avg_sq", "step"))
+        _fused_step(self.param_groups[0], params, grads, (moments, squares, steps), lr, found_inf)
         torch._foreach_sub_(steps, [found_inf] * len(steps))
+
+
+def _fused_step(
+    group: dict[str, Any],
+    params: list[Tensor],
+    grads: list[Tensor],
+    state: tuple[list[Tensor], list[Tensor], list[Tensor]],
+    lr: float | Tensor,
+    found_inf: Tensor | None,
+) -> None:
+    """``state``: first and second moments and step counters."""
+    moments, squares, steps = state
+    beta1, beta2 = group["betas"]
+    torch._foreach_add_(steps, 1)
+    torch._fused_adam_(
+        params,
+        grads,
+        moments,
+        squares,
+        [],
+        steps,
+        lr=lr,
+        beta1=beta1,
+        beta2=beta2,
+        weight_decay=0.0,
+        eps=group["eps"],
+        amsgrad=False,
+        maximize=False,
+        grad_scale=None,
+        found_inf=found_inf,
+    )
 
 
 def can_step_directly(optimizer: Any) -> TypeGuard[PortableAdam]:
