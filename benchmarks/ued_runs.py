@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -87,6 +88,7 @@ def run_if_needed(side: Side, flags: Sequence[str], folder: Path, name: str, upd
     log = folder / name / LOG_FILE
     if num_updates(read_log(log)) >= updates:
         return read_log(log)
+    shutil.rmtree(folder / name, ignore_errors=True)  # what an interrupted run left would be mixed with this one's
     folder.mkdir(parents=True, exist_ok=True)
     console = folder / f"{name}.txt"
     process = side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], console)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.row_threads import compute_by_rows
 from sample_factory.model.dense_stack import affine, product
 
 _ops = torch.ops.aten
@@ -143,7 +144,24 @@ def gru_layer(
     :param parameters: ``weight_ih, weight_hh, bias_ih, bias_hh`` as in ``torch.nn.GRU``
     :param rounded: matrix products have the precision of bfloat16
     """
-    return _GruLayer.apply(x, initial, resets, rounded, *parameters)
+    num_rows = len(initial)
+
+    def layer(part: slice, x: Tensor, *parameters: Tensor) -> Tensor:
+        own_resets = resets if part == slice(0, num_rows) else [_rows_within(rows, part) for rows in resets]
+        flat = _GruLayer.apply(x.reshape(-1, x.shape[-1]), initial[part], own_resets, rounded, *parameters)
+        return flat.view(len(resets), -1, initial.shape[1])  # type: ignore[no-any-return]
+
+    steps = x.view(len(resets), num_rows, -1)
+    flops_per_row = 6.0 * initial.shape[1] ** 2
+    axes = (1, None, None, None, None)
+    return compute_by_rows(layer, num_rows, flops_per_row, axes, steps, *parameters).flatten(0, 1)
+
+
+def _rows_within(rows: Tensor | None, part: slice) -> Tensor | None:
+    if rows is None:
+        return None
+    within = rows[(rows >= part.start) & (rows < part.stop)]
+    return within - part.start if len(within) > 0 else None
 
 
 def rows_to_reset(ends: np.ndarray) -> list[Tensor | None]:

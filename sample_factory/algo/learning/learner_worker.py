@@ -138,8 +138,8 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         self._is_learner_ready = True
         self.batcher.event_loop.life_signs[PHASE] = RUNNING
         if not self.cfg.serial_mode:
-            num_threads = use_learner_threads(self.cfg, self.learner.actor_critic, self.learner.env_info.obs_space)
-            log.debug(f"{self.object_id}: torch uses {num_threads} threads")
+            threads = use_learner_threads(self.cfg, self.learner.actor_critic, self.learner.env_info.obs_space)
+            log.debug(f"{self.object_id}: torch uses {threads[0]} threads, rows are shared by {threads[1]}")
         if device.type == "cuda" and not self.cfg.benchmark:
             # Other processes use the same GPU: blocks the allocator keeps for later would be missing there.
             self._cuda_cache_timer = PeriodicTimer(self.event_loop, _CUDA_CACHE_CLEANUP_SEC)

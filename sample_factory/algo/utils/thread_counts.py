@@ -3,7 +3,9 @@
 One rule for learners, inference and serial mode: as many as the arithmetic of one call keeps busy, as long as there are
 cores nobody else needs. The threads of one operation wait for the slowest of them, several thousand times per second:
 one that has to share its core makes all of them slow (a recurrent learner takes five times as long with two threads as
-with one when other processes keep both cores busy). ``OMP_NUM_THREADS`` in the environment wins over the rule.
+with one when other processes keep both cores busy). Where that leaves a learner one thread, the rows of its minibatches
+may be shared by threads that hardly ever wait for each other (see :mod:`row_threads`). ``OMP_NUM_THREADS`` in the
+environment wins over both rules.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import torch
 from gymnasium import spaces
 from torch import nn
 
+from sample_factory.algo.utils.row_threads import MAX_ROW_THREADS, set_row_threads
 from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.utils.typing import Config
 
@@ -86,8 +89,19 @@ def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     return choose_num_threads(3.0 * flops_per_sample(model, obs_space) * cfg.batch_size, num_usable_cores(), others)
 
 
-def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
-    """Let torch use :func:`num_learner_threads` in this process; returns their number. GPU learners need only one."""
+def num_row_threads(usable_cores: int, learners: int) -> int:
+    """Threads that share rows in each of ``learners`` processes, if the operations of torch have one thread there.
+
+    Cores are counted as if nobody else needed them: these threads do not suffer from company.
+    """
+    return max(1, min(usable_cores // learners, MAX_ROW_THREADS))
+
+
+def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> tuple[int, int]:
+    """Set, and return, the threads of torch's operations and those that share rows. GPU learners need only one."""
     num_threads = 1 if cfg.device == "gpu" else num_learner_threads(cfg, model, obs_space)
+    may_share_rows = num_threads == 1 and cfg.device != "gpu" and num_threads_from_environment() is None
+    sharing_rows = num_row_threads(num_usable_cores(), cfg.num_policies) if may_share_rows else 1
     torch.set_num_threads(num_threads)
-    return num_threads
+    set_row_threads(sharing_rows)
+    return num_threads, sharing_rows

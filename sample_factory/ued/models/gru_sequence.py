@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.row_threads import compute_by_rows
 from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
@@ -109,4 +110,10 @@ def gru_states(
     :param hidden: before the first step ``[B, H]``
     :param resets: before which steps the state is set to zero, bool ``[T, B]``
     """
-    return _GruStates.apply(projected, rows, weight_hh, candidate_bias, hidden, resets)
+
+    def states(part: slice, projected: Tensor, weight_hh: Tensor, candidate_bias: Tensor) -> Tensor:
+        return _GruStates.apply(projected, rows[:, part], weight_hh, candidate_bias, hidden[part], resets[:, part])
+
+    return compute_by_rows(
+        states, len(hidden), 6.0 * hidden.shape[1] ** 2, (None, None, None), projected, weight_hh, candidate_bias
+    )

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.row_threads import compute_by_rows
 from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
@@ -117,4 +118,8 @@ def lstm_states(
     :param hidden: before the first step ``[B, H]``
     :param resets: before which steps the state is set to zero, bool ``[T, B]``
     """
-    return _LstmStates.apply(projected, rows, weight_hh, cell, hidden, resets)
+
+    def states(part: slice, projected: Tensor, weight_hh: Tensor) -> Tensor:
+        return _LstmStates.apply(projected, rows[:, part], weight_hh, cell[part], hidden[part], resets[:, part])
+
+    return compute_by_rows(states, len(cell), 8.0 * cell.shape[1] ** 2, (None, None), projected, weight_hh)

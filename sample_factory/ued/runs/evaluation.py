@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Generator
 
-from sample_factory.algo.utils.thread_counts import num_usable_cores
 from sample_factory.ued.config.flag import parse_bool
 from sample_factory.ued.config.lists import split_names, student_indices
 from sample_factory.ued.config.nested import Config
@@ -29,7 +28,7 @@ from sample_factory.ued.ppo.agent import PPOAgent
 from sample_factory.ued.runs import checkpoint, console, meta
 from sample_factory.ued.runs.assembly import check_students_can_act, make_env, make_student, student_ppo
 from sample_factory.ued.runs.episode_pictures import episode_frames
-from sample_factory.ued.runs.launch import num_threads
+from sample_factory.ued.runs.launch import use_threads
 from sample_factory.ued.runs.run_directory import expand
 from sample_factory.utils.durable_files import write_atomically
 
@@ -77,7 +76,7 @@ class StoredRun:
 def evaluate_runs(args: argparse.Namespace) -> int:
     """Evaluate all chosen runs, print a summary and write the table; returns the exit code."""
     device = torch.device(args.device)
-    torch.set_num_threads(num_threads(Config(n_threads=0, n_devices=1), num_usable_cores()))
+    use_threads(Config(n_threads=0, n_devices=1))
     results: dict[str, Results] = {}
     for directory in chosen_runs(args):
         missing = _missing_file(directory, args.checkpoint_name)

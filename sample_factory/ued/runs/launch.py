@@ -19,7 +19,13 @@ from sample_factory.algo.runners.experiment_dir import ExperimentInUseError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.child_process import die_with_parent
 from sample_factory.algo.utils.misc import ExperimentStatus
-from sample_factory.algo.utils.thread_counts import MAX_THREADS, num_threads_from_environment, num_usable_cores
+from sample_factory.algo.utils.row_threads import set_row_threads
+from sample_factory.algo.utils.thread_counts import (
+    MAX_THREADS,
+    num_row_threads,
+    num_threads_from_environment,
+    num_usable_cores,
+)
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
 from sample_factory.ued.runs import level_grids, run_directory
@@ -49,7 +55,7 @@ def run_training(args: TrainArgs) -> StatusCode:
 
 def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
     """The part of one rank, in this process."""
-    torch.set_num_threads(num_threads(config, num_usable_cores()))
+    use_threads(config)
     device = device_of(config, ranks.rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -68,16 +74,25 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
             lock.release()
 
 
-def num_threads(config: Config, usable_cores: int) -> int:
-    """Threads of PyTorch in a rank: what ``--n_threads`` or ``OMP_NUM_THREADS`` say, else its share of the cores.
+def use_threads(config: Config) -> None:
+    """Set the threads of this rank, see :func:`num_threads`."""
+    of_operations, sharing_rows = num_threads(config, num_usable_cores())
+    torch.set_num_threads(of_operations)
+    set_row_threads(sharing_rows)
 
-    One core is left to everything else on the machine: the threads of an operation wait for the slowest, and one that
-    has to share its core makes an update many times slower.
+
+def num_threads(config: Config, usable_cores: int) -> tuple[int, int]:
+    """Threads of torch's operations in a rank, and those that share the rows of recurrent networks.
+
+    ``--n_threads`` or ``OMP_NUM_THREADS`` are about the former. Otherwise the rank uses its share of all cores but one:
+    the threads of an operation wait for the slowest, and one that has to share its core makes an update many times
+    slower. If that is a single thread, rows are shared by as many as there are cores.
     """
     asked = config.n_threads or num_threads_from_environment()
     if asked:
-        return int(asked)
-    return max(1, min((usable_cores - 1) // config.n_devices, MAX_THREADS))
+        return int(asked), 1
+    of_operations = max(1, min((usable_cores - 1) // config.n_devices, MAX_THREADS))
+    return of_operations, num_row_threads(usable_cores, config.n_devices) if of_operations == 1 else 1
 
 
 def _supervise(config: Config, meeting_point: str) -> StatusCode:

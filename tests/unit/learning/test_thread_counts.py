@@ -10,11 +10,13 @@ import torch
 from gymnasium import spaces
 
 from sample_factory.algo.utils import thread_counts
+from sample_factory.algo.utils.row_threads import row_threads, set_row_threads
 from sample_factory.algo.utils.thread_counts import (
     MAX_THREADS,
     choose_num_threads,
     flops_per_sample,
     num_learner_threads,
+    num_row_threads,
     num_threads_from_environment,
     use_learner_threads,
 )
@@ -87,15 +89,34 @@ def test_learner_counts_the_other_processes(tmp_path: Path, monkeypatch: pytest.
     assert num_learner_threads(cfg, model, info.obs_space) == 5
 
 
+@pytest.mark.parametrize(
+    ("cores", "learners", "expected"), [(1, 1, 1), (2, 1, 2), (3, 2, 1), (16, 1, 4), (16, 2, 4), (16, 6, 2), (2, 5, 1)]
+)
+def test_threads_that_share_rows(cores: int, learners: int, expected: int) -> None:
+    assert num_row_threads(cores, learners) == expected
+
+
 def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
+    monkeypatch.setattr(thread_counts, "num_usable_cores", lambda: 3)
     info = make_env_info()
     cfg = make_cfg(tmp_path)
     model = make_learner(cfg, info).actor_critic
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+
+    def threads() -> tuple[int, int]:
+        used = use_learner_threads(cfg, model, info.obs_space)
+        assert used == (torch.get_num_threads(), row_threads())
+        return used
+
     try:
-        assert use_learner_threads(cfg, model, info.obs_space) == torch.get_num_threads() == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        assert threads() == (2, 1)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1")
+        assert threads() == (1, 1)
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        assert threads() == (1, 3)
         cfg.device = "gpu"
-        assert use_learner_threads(cfg, model, info.obs_space) == torch.get_num_threads() == 1
+        assert threads() == (1, 1)
     finally:
         torch.set_num_threads(before)
+        set_row_threads(1)

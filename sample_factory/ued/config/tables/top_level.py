@@ -64,7 +64,7 @@ _EXTENSIONS = Group(
             "n_threads",
             int,
             0,
-            "Threads of PyTorch per process; 0: OMP_NUM_THREADS, or else the share of a process in all cores but one.",
+            "Threads of an operation per process; 0: OMP_NUM_THREADS, or else chosen from the number of cores.",
             bounds=at_least(0),
         ),
         flag(

@@ -12,19 +12,28 @@ from sample_factory.ued.runs.launch import num_threads
 @pytest.mark.parametrize(
     ("asked", "environment", "devices", "cores", "expected"),
     [
-        (0, None, 1, 1, 1),
-        (0, None, 1, 2, 1),
-        (0, None, 1, 8, 7),
-        (0, None, 1, 64, 16),
-        (0, None, 4, 9, 2),
-        (0, None, 8, 4, 1),
-        (3, None, 1, 2, 3),
-        (0, "5", 1, 2, 5),
-        (3, "5", 1, 2, 3),
+        (0, None, 1, 1, (1, 1)),
+        (0, None, 1, 2, (1, 2)),
+        (0, None, 1, 8, (7, 1)),
+        (0, None, 1, 64, (16, 1)),
+        (0, None, 4, 9, (2, 1)),
+        (0, None, 4, 8, (1, 2)),
+        (0, None, 8, 4, (1, 1)),
+        (0, None, 2, 2, (1, 1)),
+        (1, None, 1, 2, (1, 1)),
+        (3, None, 1, 2, (3, 1)),
+        (0, "1", 1, 2, (1, 1)),
+        (0, "5", 1, 2, (5, 1)),
+        (3, "5", 1, 2, (3, 1)),
     ],
 )
 def test_threads(
-    asked: int, environment: str | None, devices: int, cores: int, expected: int, monkeypatch: pytest.MonkeyPatch
+    asked: int,
+    environment: str | None,
+    devices: int,
+    cores: int,
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if environment is not None:

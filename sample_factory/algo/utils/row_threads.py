@@ -1,0 +1,161 @@
+"""Rows of a batch that have nothing to do with each other, computed side by side by threads of this process.
+
+The threads of one torch operation wait for each other after every operation, some ten thousand times per update of a
+recurrent network; one that shares its core with another process makes all of them many times slower. Here every thread
+computes some rows from the first operation to the last, and they meet twice per update: forwards and backwards.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+MAX_ROW_THREADS = 4
+# Per thread: with fewer rows, products of matrices wait for the weights to arrive from memory; with less arithmetic
+# between two steps, threads wait for Python's lock.
+_MIN_ROWS = 8
+_MIN_FLOPS = 4e6
+
+Result = TypeVar("Result")
+Axis = int | None
+PartFunction = Callable[..., Tensor]
+"""``function(part, *tensors) -> [T, n, ...]`` for the rows in the slice ``part``."""
+
+
+class _Threads:
+    """How many threads share the rows of this process, and the threads besides the calling one."""
+
+    def __init__(self) -> None:
+        self.number = 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._owner = 0
+
+    def pool(self) -> ThreadPoolExecutor:
+        if self._pool is None or self._owner != os.getpid():  # threads do not survive a fork
+            self._pool = ThreadPoolExecutor(MAX_ROW_THREADS - 1, thread_name_prefix="rows")
+            self._owner = os.getpid()
+        return self._pool
+
+
+_threads = _Threads()
+
+
+def set_row_threads(number: int) -> None:
+    """Let :func:`compute_by_rows` use up to ``number`` threads, from 1 to ``MAX_ROW_THREADS``."""
+    if not 1 <= number <= MAX_ROW_THREADS:
+        raise ValueError(f"{number} threads: between 1 and {MAX_ROW_THREADS} can share the rows of a batch")
+    _threads.number = number
+
+
+def row_threads() -> int:
+    """What :func:`set_row_threads` said; 1 at first."""
+    return _threads.number
+
+
+def row_parts(num_rows: int, flops_per_row: float) -> list[slice]:
+    """Parts of almost equal size, one per thread that is worth it."""
+    useful = min(num_rows // _MIN_ROWS, int(num_rows * flops_per_row / _MIN_FLOPS))
+    number = max(1, min(_threads.number, useful))
+    bounds = [num_rows * i // number for i in range(number + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
+
+
+def run_together(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
+    """Results of all tasks, the first of which runs in the calling thread. Waits for all, then raises the first error.
+
+    At most ``MAX_ROW_THREADS`` tasks run at the same time.
+    """
+    futures = [_threads.pool().submit(task) for task in tasks[1:]]
+    try:
+        results = [tasks[0]()]
+    finally:
+        errors = [future.exception() for future in futures]
+    for error in errors:
+        if error is not None:
+            raise error
+    return results + [future.result() for future in futures]
+
+
+class _ByRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, function: PartFunction, parts: list[slice], axes: Sequence[Axis], *tensors: Tensor) -> Tensor:
+        inputs = [
+            [
+                _rows(x, axis, part).detach().requires_grad_(x.requires_grad)
+                for x, axis in zip(tensors, axes, strict=True)
+            ]
+            for part in parts
+        ]
+        outputs = run_together([_forwards(function, part, x) for part, x in zip(parts, inputs, strict=True)])
+        ctx.parts, ctx.axes, ctx.graphs = parts, axes, (inputs, outputs)
+        return torch.cat([x.detach() for x in outputs], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        if ctx.graphs is None:
+            raise RuntimeError("the gradient can be computed only once: buffers of the forward pass are reused for it")
+        (inputs, outputs), ctx.graphs = ctx.graphs, None
+        tasks = [
+            _backwards(output, x, grad_output[:, part])
+            for part, x, output in zip(ctx.parts, inputs, outputs, strict=True)
+        ]
+        gradients = zip(*run_together(tasks), strict=True)
+        return None, None, None, *(_joined(of_parts, axis) for of_parts, axis in zip(gradients, ctx.axes, strict=True))
+
+
+def _rows(x: Tensor, axis: Axis, part: slice) -> Tensor:
+    return x if axis is None else x.narrow(axis, part.start, part.stop - part.start)
+
+
+def _forwards(function: PartFunction, part: slice, inputs: list[Tensor]) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.enable_grad():  # which is a setting of the thread
+            return function(part, *inputs)
+
+    return run
+
+
+def _backwards(output: Tensor, inputs: list[Tensor], grad: Tensor) -> Callable[[], list[Tensor | None]]:
+    def run() -> list[Tensor | None]:
+        wanted = [x for x in inputs if x.requires_grad]
+        found = iter(torch.autograd.grad(output, wanted, grad))
+        return [next(found) if x.requires_grad else None for x in inputs]
+
+    return run
+
+
+def _joined(gradients: Sequence[Tensor | None], axis: Axis) -> Tensor | None:
+    """The gradient of a whole input from those of its parts, or the sum if every part had all of it."""
+    known = [x for x in gradients if x is not None]
+    if not known:
+        return None
+    if axis is not None:
+        return torch.cat(known, dim=axis)
+    total = known[0]
+    for x in known[1:]:
+        total = total.add_(x)
+    return total
+
+
+def compute_by_rows(
+    function: PartFunction, num_rows: int, flops_per_row: float, axes: Sequence[Axis], *tensors: Tensor
+) -> Tensor:
+    """``function(slice(0, num_rows), *tensors)``, on the CPU computed part by part in as many threads as are allowed.
+
+    :param function: gives ``[T, n, ...]`` for the rows of its first argument, a slice; the rows are independent
+    :param flops_per_row: floating point operations of one row in one of the T steps
+    :param axes: which axis of each tensor has the rows, and is cut accordingly; ``None``: all rows need all of it
+    :param tensors: what the result is differentiable with respect to, once
+    """
+    parts = row_parts(num_rows, flops_per_row) if tensors[0].device.type == "cpu" else [slice(0, num_rows)]
+    if len(parts) == 1:
+        return function(parts[0], *tensors)
+    return _ByRows.apply(function, parts, axes, *tensors)  # type: ignore[no-any-return]
