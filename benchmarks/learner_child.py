@@ -65,7 +65,13 @@ def use_threads_of_a_learner_process(cfg, learner):
     except ImportError:
         return  # the original does not choose
     flops = 3.0 * flops_per_sample(learner.actor_critic, learner.env_info.obs_space) * cfg.batch_size
-    torch.set_num_threads(choose_num_threads(flops, num_usable_cores(), busy_processes=0))
+    num_threads = choose_num_threads(flops, num_usable_cores(), busy_processes=0)
+    torch.set_num_threads(num_threads)
+    if num_threads == 1:
+        from sample_factory.algo.utils.row_threads import set_row_threads
+        from sample_factory.algo.utils.thread_counts import num_row_threads
+
+        set_row_threads(num_row_threads(num_usable_cores(), learners=1))
 
 
 def fill(batch, cfg, num_actions, generator):

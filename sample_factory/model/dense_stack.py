@@ -7,12 +7,15 @@ operators and of torch's scalar loops for exponentials. Only plain float32 layer
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, row_parts, run_together
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ELU: "elu", nn.ReLU: "relu", nn.Tanh: "tanh"}
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -213,7 +216,10 @@ def dense_with_heads(
 
 
 class RecordedHeads:
-    """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand."""
+    """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand.
+
+    Threads share the rows.
+    """
 
     def __init__(
         self,
@@ -224,11 +230,31 @@ class RecordedHeads:
         rounded: bool = False,
     ) -> None:
         self._parameters = (*stack.parameters, *actor, *critic)
-        self._recorder = Recorder()
-        self.logits, self.values = _DenseHeads.forward(self._recorder, stack.activation, rounded, x, *self._parameters)
+        flops_per_row = 2.0 * sum(parameter.numel() for parameter in self._parameters)
+        self._parts = row_parts(len(x), flops_per_row, MIN_FLOPS_PER_CALL)
+        self._recorders = [Recorder() for _ in self._parts]
+
+        def forward(part: slice, recorder: Recorder) -> tuple[Tensor, Tensor]:
+            with torch.no_grad():
+                return _DenseHeads.forward(recorder, stack.activation, rounded, x[part], *self._parameters)
+
+        results = run_together([partial(forward, *pair) for pair in zip(self._parts, self._recorders, strict=True)])
+        if len(results) == 1:
+            self.logits, self.values = results[0]
+        else:
+            self.logits = torch.cat([logits.t() for logits, _ in results], dim=1).t()
+            self.values = torch.cat([values for _, values in results])
 
     def backward(self, grad_heads: Tensor) -> None:
         """Set ``grad`` of all parameters that need one; ``grad_heads`` ``[A + 1, b]``: of the logits and the values."""
-        for parameter, grad in zip(self._parameters, _heads_backward(self._recorder, grad_heads)[3:], strict=True):
+
+        def backward(part: slice, recorder: Recorder) -> tuple[Any, ...]:
+            with torch.no_grad():
+                return _heads_backward(recorder, grad_heads[:, part])[3:]
+
+        results = run_together([partial(backward, *pair) for pair in zip(self._parts, self._recorders, strict=True)])
+        for parameter, *grads in zip(self._parameters, *results, strict=True):
             if parameter.requires_grad:
-                parameter.grad = grad
+                for grad in grads[1:]:
+                    grads[0].add_(grad)
+                parameter.grad = grads[0]

@@ -18,10 +18,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MAX_ROW_THREADS = 4
-# Per thread: with fewer rows, products of matrices wait for the weights to arrive from memory; with less arithmetic
-# between two steps, threads wait for Python's lock.
-_MIN_ROWS = 8
-_MIN_FLOPS = 4e6
+_MIN_ROWS = 8  # per thread: with fewer, products of matrices wait for the weights to arrive from memory
+MIN_FLOPS_PER_STEP = 4e6
+"""Of a recurrent network, per thread: with less arithmetic between its steps, threads wait for Python's lock."""
+MIN_FLOPS_PER_CALL = 3e7
+"""Of anything else, per thread: starting a thread and waiting for it costs some ten microseconds."""
 
 Result = TypeVar("Result")
 Axis = int | None
@@ -39,9 +40,14 @@ class _Threads:
 
     def pool(self) -> ThreadPoolExecutor:
         if self._pool is None or self._owner != os.getpid():  # threads do not survive a fork
-            self._pool = ThreadPoolExecutor(MAX_ROW_THREADS - 1, thread_name_prefix="rows")
+            self._pool = ThreadPoolExecutor(MAX_ROW_THREADS - 1, "rows", initializer=_compute_alone)
             self._owner = os.getpid()
         return self._pool
+
+
+def _compute_alone() -> None:
+    """Operations of this thread get no threads of their own, which they would by default: OpenMP counts by thread."""
+    torch.set_num_threads(1)
 
 
 _threads = _Threads()
@@ -59,9 +65,9 @@ def row_threads() -> int:
     return _threads.number
 
 
-def row_parts(num_rows: int, flops_per_row: float) -> list[slice]:
-    """Parts of almost equal size, one per thread that is worth it."""
-    useful = min(num_rows // _MIN_ROWS, int(num_rows * flops_per_row / _MIN_FLOPS))
+def row_parts(num_rows: int, flops_per_row: float, min_flops: float) -> list[slice]:
+    """Parts of almost equal size, one per thread that has at least ``min_flops`` floating point operations to do."""
+    useful = min(num_rows // _MIN_ROWS, int(num_rows * flops_per_row / min_flops))
     number = max(1, min(_threads.number, useful))
     bounds = [num_rows * i // number for i in range(number + 1)]
     return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
@@ -155,7 +161,7 @@ def compute_by_rows(
     :param axes: which axis of each tensor has the rows, and is cut accordingly; ``None``: all rows need all of it
     :param tensors: what the result is differentiable with respect to, once
     """
-    parts = row_parts(num_rows, flops_per_row) if tensors[0].device.type == "cpu" else [slice(0, num_rows)]
-    if len(parts) == 1:
-        return function(parts[0], *tensors)
+    parts = row_parts(num_rows, flops_per_row, MIN_FLOPS_PER_STEP)
+    if len(parts) == 1 or tensors[0].device.type != "cpu":
+        return function(slice(0, num_rows), *tensors)
     return _ByRows.apply(function, parts, axes, *tensors)  # type: ignore[no-any-return]

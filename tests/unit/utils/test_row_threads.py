@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from sample_factory.algo.utils.row_threads import (
+    MIN_FLOPS_PER_CALL,
     compute_by_rows,
     row_parts,
     row_threads,
     run_together,
     set_row_threads,
 )
+from sample_factory.model.dense_stack import DenseStack, RecordedHeads
 from sample_factory.model.gru_sequence import gru_layer
 from sample_factory.ued.models.gru_sequence import gru_states
 from sample_factory.ued.models.lstm_sequence import lstm_states
@@ -46,7 +48,7 @@ def one_thread() -> Iterator[None]:
 )
 def test_parts_are_large_enough(threads: int, rows: int, flops: float, sizes: list[int]) -> None:
     set_row_threads(threads)
-    parts = row_parts(rows, flops)
+    parts = row_parts(rows, flops, min_flops=4e6)
     assert [part.stop - part.start for part in parts] == sizes
     assert [part.start for part in parts[1:]] == [part.stop for part in parts[:-1]]
     assert (parts[0].start, parts[-1].stop) == (0, rows)
@@ -142,6 +144,29 @@ def test_recurrent_layers_are_divided(network: Callable[[list[Tensor], Tensor], 
 
     assert "_ByRowsBackward" not in operations(1)
     assert "_ByRowsBackward" in operations(2)
+
+
+@pytest.mark.parametrize("activation", ["elu", "relu", "tanh"])
+@pytest.mark.parametrize("threads", [2, 4])
+def test_linear_layers_give_the_same(activation: str, threads: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    rows, actions, size = 1003, 3, 256
+    shapes = [(size, 6), (size,), (size, size), (size,), (actions, size), (actions,), (1, size), (1,)]
+    weights = [torch.randn(shape, generator=generator) * 0.1 for shape in shapes]
+    x, direction = (torch.randn(shape, generator=generator) for shape in [(rows, 6), (actions + 1, rows)])
+
+    def results(number: int) -> list[Tensor]:
+        set_row_threads(number)
+        assert len(row_parts(rows, 2.0 * size * size, MIN_FLOPS_PER_CALL)) == number
+        p = [weight.clone().requires_grad_() for weight in weights]
+        heads = RecordedHeads(DenseStack(tuple(p[:4]), activation), (p[4], p[5]), (p[6], p[7]), x)
+        heads.backward(direction)
+        gradients = [parameter.grad for parameter in p if parameter.grad is not None]
+        assert len(gradients) == len(p)
+        return [heads.logits, heads.values, *gradients]
+
+    for actual, expected in zip(results(threads), results(1), strict=True):
+        assert torch.allclose(actual, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_no_gradient_where_nobody_wants_one() -> None:
