@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.algo.utils.thread_counts import num_row_threads, num_usable_cores
 from tests.integration.harness import MODES, SERIAL, SYNC, CountIterations, checkpoints, experiment, result_of, train
 
 pytestmark = pytest.mark.multiproc
@@ -71,6 +72,16 @@ def test_synchronous_training_is_on_policy(tmp_path):
 def test_recurrent_models(tmp_path, mode, model):
     status, runner = train(tmp_path, *MODES[mode], "--use_rnn=True", *model)
     check_run(tmp_path, status, runner)
+
+
+def test_learner_shares_rows_among_threads(tmp_path, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    large = ("--use_rnn=True", "--rnn_size=512", "--rollout=16", "--recurrence=16", "--batch_size=256")
+    status, _ = train(tmp_path, *large, "--num_envs_per_worker=8", "--train_for_env_steps=2000")
+    assert status == ExperimentStatus.SUCCESS
+    threads = num_row_threads(num_usable_cores(), learners=1)
+    assert f"rows are shared by {threads}\n" in (experiment(tmp_path) / "sf_log.txt").read_text()
+    assert checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize("mode", ["async", "serial_sync"])
