@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, row_parts, run_together
+from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, MIN_FLOPS_PER_ROW, row_parts, run_together
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ELU: "elu", nn.ReLU: "relu", nn.Tanh: "tanh"}
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -231,7 +231,8 @@ class RecordedHeads:
     ) -> None:
         self._parameters = (*stack.parameters, *actor, *critic)
         flops_per_row = 2.0 * sum(parameter.numel() for parameter in self._parameters)
-        self._parts = row_parts(len(x), flops_per_row, MIN_FLOPS_PER_CALL)
+        is_wide = flops_per_row >= MIN_FLOPS_PER_ROW
+        self._parts = row_parts(len(x), flops_per_row if is_wide else 0.0, MIN_FLOPS_PER_CALL)
         self._recorders = [Recorder() for _ in self._parts]
 
         def forward(part: slice, recorder: Recorder) -> tuple[Tensor, Tensor]:

@@ -22,7 +22,9 @@ _MIN_ROWS = 8  # per thread: with fewer, products of matrices wait for the weigh
 MIN_FLOPS_PER_STEP = 4e6
 """Of a recurrent network, per thread: with less arithmetic between its steps, threads wait for Python's lock."""
 MIN_FLOPS_PER_CALL = 3e7
-"""Of anything else, per thread: starting a thread and waiting for it costs some ten microseconds."""
+"""Of linear layers, per thread: starting a thread and waiting for it costs some ten microseconds."""
+MIN_FLOPS_PER_ROW = 1e5
+"""Of linear layers: narrow ones wait for memory, which threads have in common."""
 
 Result = TypeVar("Result")
 Axis = int | None
