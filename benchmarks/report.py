@@ -175,8 +175,8 @@ def equality_table(workloads: Mapping[str, Result]) -> str:
     header = ("workload", "lag, here", "lag, original", "reward, here", "reward, original")
     text = (
         "Mean policy lag in SGD steps and the mean episode reward at the end of the run. The faster side has seen more "
-        "frames by then. Weights change while a rollout is collected, and the n steps on the one before are made at the "
-        "same time: a lag of n - 1/2 is that of a sampler and a learner that never wait for each other. The original "
+        "frames by then. Weights change while a rollout is collected, and the n steps on the one before are made "
+        "meanwhile: a lag of n - 1/2 is that of a sampler and a learner that never wait for each other. The original "
         "is below it where its learner waits for its sampler.\n\n"
     )
     return text + _table(header, rows) if rows else ""
