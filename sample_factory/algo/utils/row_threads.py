@@ -56,7 +56,7 @@ _threads = _Threads()
 
 
 def set_row_threads(number: int) -> None:
-    """Let :func:`compute_by_rows` use up to ``number`` threads, from 1 to ``MAX_ROW_THREADS``."""
+    """Let up to ``number`` threads share the rows of a batch, from 1 to ``MAX_ROW_THREADS``."""
     if not 1 <= number <= MAX_ROW_THREADS:
         raise ValueError(f"{number} threads: between 1 and {MAX_ROW_THREADS} can share the rows of a batch")
     _threads.number = number
