@@ -160,6 +160,7 @@ def test_C6_writer_opened_on_a_broken_disk(tmp_path: Path, disk: BrokenDisk, clo
     writer.add_scalar("lost", 1.0, 1)
     writer.flush()
     writer.close()
+    assert "lost" not in event_tags(tmp_path / "0")
 
 
 # --- files of a population ---
