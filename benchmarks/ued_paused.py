@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.ued_runs import LOG_FILE, Side
 
-_POLL_SEC = 0.01
+_POLL_SEC = 0.05
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sample_factory.ued.config.checks import is_device
 from sample_factory.ued.config.flag import parse_bool
+from sample_factory.ued.config.lists import split_names
 from sample_factory.utils.typing import StatusCode
 
 PROG = "sample_factory.ued.evaluate"
@@ -62,7 +63,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse; exits with code 2 and one message if something is wrong."""
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.env_names is None and not args.cvar:
+    if not split_names(args.env_names) and not args.cvar:
         parser.error("--env_names is needed, for example --env_names=Maze-SixteenRooms,Maze-Labyrinth; or give --cvar")
     for name in ("n_episodes", "cvar_n_levels", "cvar_n_episodes"):
         if getattr(args, name) < 1:

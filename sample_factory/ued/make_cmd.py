@@ -23,6 +23,7 @@ from sample_factory.ued.config.files import (
 )
 from sample_factory.ued.config.parser import parse_tokens
 from sample_factory.ued.config.run_id import MAX_LENGTH, run_id
+from sample_factory.ued.config.train_args import import_module
 
 MODULES = {
     "train": "sample_factory.ued.train",
@@ -32,6 +33,7 @@ MODULES = {
 WANDB_FILE = Path("config") / "wandb.json"
 _WANDB_KEYS = ("base_url", "api_key")
 _HARMLESS = re.compile(r"[\w@%+=:,./~-]*")  # no quotes around ~, so that the shell can expand it
+_UNFIT_FOR_NAMES = re.compile(r"[^\w.+-]+")
 _SEPARATOR = " \\\n"
 
 Args = dict[str, Any]
@@ -90,17 +92,36 @@ def name_of(config: ConfigFile, args: Args) -> str:
     return f"{config.xpid_prefix}-{name}" if config.xpid_prefix else name
 
 
+def distinct_names(found: Sequence[Args], names: Sequence[str]) -> list[str]:
+    """The names; those that several combinations have in common say what tells these apart, or each run would set the
+    one before aside.
+    """
+    sharing: dict[str, list[Args]] = {}
+    for name, args in zip(names, found, strict=True):
+        sharing.setdefault(name, []).append(args)
+    return [name + _differences(args, sharing[name]) for name, args in zip(names, found, strict=True)]
+
+
+def _differences(args: Args, others: Sequence[Args]) -> str:
+    """``-flag=value`` of every flag of which the others have another value, without signs that folders cannot have."""
+    differing = [name for name in args if any(other.get(name) != args[name] for other in others)]
+    return "".join(f"-{name}={_UNFIT_FOR_NAMES.sub('_', as_text(args[name]))}" for name in differing)
+
+
 def commands(config: ConfigFile, options: argparse.Namespace, wandb: Args) -> Iterator[tuple[str, str]]:
     """Identity (run id, or the flags of an evaluation) and text of every command."""
     if config.command not in MODULES:
         raise ValueError(f"{config.path}: cmd={config.command!r}; choose {', '.join(MODULES)}")
     is_training = config.command == "train"
-    for args in combinations(config):
-        name = name_of(config, args) if is_training else ""
+    for module in filter(None, config.args.get("env_module", ())):
+        import_module(str(module))  # which registers environments and their flags
+    found = list(combinations(config))
+    names = distinct_names(found, [name_of(config, args) for args in found]) if is_training else [""] * len(found)
+    for name, args in zip(names, found, strict=True):
         for trial in range(options.start_index, options.start_index + options.n_trials):
             flags: Args = {**wandb, **args}
             if "seed" in flags:
-                flags["seed"] = flags["seed"] + trial
+                flags["seed"] = int(flags["seed"]) + trial
             elif options.n_trials > 1 or options.start_index:
                 flags["seed"] = 1 + trial
             if is_training:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sample_factory.ued.envs.maze import env as maze
+from sample_factory.ued.envs.maze import dynamics as maze
 from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.rendering import render_cells
 from sample_factory.ued.envs.maze.text import maze_text, view_cells, view_text

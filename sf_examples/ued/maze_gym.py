@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from sample_factory.envs.env_utils import MutableLevelInterface
-from sample_factory.ued.envs.maze.env import FORWARD, LEFT, NUM_ACTIONS, RIGHT
+from sample_factory.ued.envs.maze.dynamics import FORWARD, LEFT, NUM_ACTIONS, RIGHT
 from sample_factory.ued.envs.maze.generator import RandomWalls
 from sample_factory.ued.envs.maze.level import DIRECTIONS, NUM_DIRECTIONS, MazeLevels
 from sample_factory.ued.envs.maze.mutation import FLIP_WALL, NO_EDIT

@@ -12,7 +12,7 @@ def split_names(text: str | None) -> list[str]:
 
 def student_indices(text: str | None, num_students: int, flag: str = "--test_agent_idxs") -> list[int]:
     """Comma-separated indices of students; ``*`` or nothing: all. Raises ValueError, which names ``flag``, if one does
-    not exist.
+    not exist or is named twice.
     """
     names = split_names(text)
     if names in ([], [ALL_STUDENTS]):
@@ -20,4 +20,7 @@ def student_indices(text: str | None, num_students: int, flag: str = "--test_age
     unknown = [name for name in names if not name.isdecimal() or int(name) >= num_students]
     if unknown:
         raise ValueError(f"no student {', '.join(unknown)}: {flag} takes * or numbers from 0 to {num_students - 1}")
-    return [int(name) for name in names]
+    indices = [int(name) for name in names]
+    if len(set(indices)) < len(indices):
+        raise ValueError(f"{flag}={text} names a student twice")
+    return indices

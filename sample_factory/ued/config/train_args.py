@@ -78,7 +78,8 @@ def complete(config: Config) -> Config:
     if config.train_runner == "paired":
         args.teacher_lr = args.lr if args.teacher_lr is None else args.teacher_lr
         args.teacher_lr_final = args.lr_final if args.teacher_lr_final is None else args.teacher_lr_final
-        if args.teacher_lr == args.teacher_lr_final:
+        first_lr = args.lr if config.ued_compat == "minimax" else args.teacher_lr
+        if first_lr == args.teacher_lr_final:
             args.teacher_lr_anneal_steps = 0
     if config.env_args.sample_n_walls:
         config.env_args.replace_wall_pos = False

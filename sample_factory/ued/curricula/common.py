@@ -13,6 +13,7 @@ from torch import Generator
 from sample_factory.ued.curricula.level_buffer import LevelBuffer
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.envs.registration import is_minimax_compat
+from sample_factory.ued.models.cores import Carry
 from sample_factory.ued.ppo.agent import STAT_NAMES, PPOAgent
 from sample_factory.ued.random_state import restore_generator
 
@@ -155,6 +156,16 @@ class Curriculum(ABC, Generic[Levels, State]):
             raise ValueError(f"the checkpoint holds {saved} students, --n_students={mine}; resume with the same number")
         if (state["teacher"] is None) != (self.agents.teacher is None) or len(state["buffers"]) != len(self.buffers):
             raise ValueError("the checkpoint was written with another --train_runner; resume with the same one")
+
+
+def check_carries(carries: Sequence[Carry | None], batch_size: int) -> None:
+    """ValueError if saved carries ``[B, ...]`` are not those of a batch of this size."""
+    for part in (part for carry in carries for part in carry or ()):
+        if len(part) != batch_size:
+            raise ValueError(
+                f"the saved recurrent states are those of {len(part)} environments, this run has {batch_size}; resume "
+                "with the same --n_parallel and --n_eval"
+            )
 
 
 def uniform_numbers(count: int, generator: Generator) -> torch.Tensor:

@@ -12,6 +12,7 @@ from sample_factory.ued.curricula.common import (
     CycleReport,
     RunnerSettings,
     Stats,
+    check_carries,
     complete,
     learning_stat_names,
     student_prefix,
@@ -85,4 +86,5 @@ class DomainRandomisation(Curriculum[Levels, State]):
         return {"carries": list(self._carries)}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
+        check_carries(state["carries"], self.settings.batch_size)
         self._carries = list(state["carries"])

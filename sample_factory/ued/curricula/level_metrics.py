@@ -24,6 +24,15 @@ def example_level(env: UedEnv[Levels, State]) -> Levels:
     return env.sample_levels(1, torch.Generator(device=device_of(env)).manual_seed(0))
 
 
+def check_same_kind(example: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> None:
+    """ValueError if saved levels have other tensors than those of this environment."""
+    shapes, expected = ({name: tuple(x.shape[1:]) for name, x in levels.items()} for levels in (saved, example))
+    if shapes != expected:
+        raise ValueError(
+            f"the saved levels consist of {shapes}, those of this environment of {expected}; resume with the same sizes"
+        )
+
+
 def device_of(env: UedEnv[Levels, State]) -> torch.device:
     """Where the tensors of an environment live; environments that do not say so live on the CPU."""
     return torch.device(getattr(env, "device", "cpu"))

@@ -16,6 +16,7 @@ from sample_factory.ued.curricula.common import (
     CycleReport,
     RunnerSettings,
     Stats,
+    check_carries,
     complete,
 )
 from sample_factory.ued.curricula.episodes import FinishedEpisodes, recent_return
@@ -139,4 +140,6 @@ class TeacherCurriculum(Curriculum[Levels, State]):
         return {"carries": list(self._carries), "teacher_carry": self._teacher_carry}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
+        check_carries(state["carries"], self.settings.batch_size)
+        check_carries([state["teacher_carry"]], self.settings.num_levels)
         self._carries, self._teacher_carry = list(state["carries"]), state["teacher_carry"]

@@ -17,7 +17,8 @@ class ParallelReplay(LevelReplay[Levels, State]):
     """The batch has two parts, with mutation three: new levels; replayed ones; edited copies of the replayed ones.
     Until the buffer is warm all are new. Students learn from the second part.
 
-    Parents are chosen by the scores in the buffer, because the rollout that would score them again has yet to come.
+    Where parents are chosen by their scores, those in the buffer count: the rollout that would score them again has yet
+    to come. The flags allow the whole batch only.
     """
 
     def _run_student(self, index: int, is_replay: bool) -> CycleReport:

@@ -5,6 +5,7 @@ Rutherford et al. 2024, "No Regrets: Investigating and Improving Regret Approxim
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -23,7 +24,7 @@ from sample_factory.ued.curricula.common import (
     student_suffix,
 )
 from sample_factory.ued.curricula.episodes import FinishedEpisodes, recent_return
-from sample_factory.ued.curricula.level_metrics import example_level, metric_names, summarise
+from sample_factory.ued.curricula.level_metrics import check_same_kind, example_level, metric_names, summarise
 from sample_factory.ued.curricula.playing import begin, play_episodes
 from sample_factory.ued.curricula.settings import LearnabilitySettings
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
@@ -93,7 +94,8 @@ class LearnabilitySampling(Curriculum[Levels, State]):
         self.learnability = learnability
         self.kept: list[KeptLevels[Levels] | None] = [None] * settings.num_students
         self._updates_at_search = [0] * settings.num_students
-        self._num_kept_levels = round(settings.num_levels * learnability.kept_share)
+        # Rounded up: a search whose levels nobody plays would be in vain.
+        self._num_kept_levels = math.ceil(settings.num_levels * learnability.kept_share)
         self._names = sorted(learning_stat_names(settings.num_students) + self._more_stat_names())
 
     @property
@@ -165,7 +167,10 @@ class LearnabilitySampling(Curriculum[Levels, State]):
         return {"kept": kept, "updates_at_search": list(self._updates_at_search)}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        kind = type(example_level(self.env))
+        example = example_level(self.env)
+        kind = type(example)
+        for saved in filter(None, state["kept"]):
+            check_same_kind(example.as_dict(), saved["levels"])
         self.kept = [
             None if saved is None else KeptLevels(kind.from_dict(saved["levels"]), saved["solved_rate"])
             for saved in state["kept"]

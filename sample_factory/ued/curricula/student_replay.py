@@ -17,13 +17,16 @@ from sample_factory.ued.curricula.scores import best_returns, student_scores
 from sample_factory.ued.envs.interfaces import Comparator, Levels
 from sample_factory.ued.rollouts import Rollout
 
+_COMPARED_BY_MINIMAX = 2  # batches that are larger
+
 
 class StudentReplay(Generic[Levels]):
     """``comparator``: finds equal levels; None: nobody asked for unique levels.
 
     Equal levels of a batch count as copies of one level: they are scored together and stored once. With
     ``minimax_compat`` they are scored one by one, the first of those found by the comparator counts, and of several
-    draws of one slot the last; and the best return of a level is that of its latest visit.
+    draws of one slot the last; batches of one or two are not compared; and the best return of a level is that of its
+    latest visit.
     """
 
     def __init__(
@@ -48,7 +51,8 @@ class StudentReplay(Generic[Levels]):
         count = len(levels)
         slots = no_slots(count) if slots is None else slots
         parents = no_slots(count) if parents is None else parents
-        return identify(levels, slots, parents, self.buffer, self._comparator)
+        compares = not self._minimax_compat or count > _COMPARED_BY_MINIMAX
+        return identify(levels, slots, parents, self.buffer, self._comparator if compares else None)
 
     def record(self, batch: LevelBatch[Levels], rollout: Rollout, advantages: Tensor) -> Floats:
         """Score the levels of a rollout and store them: float64 [N], one score per level of the batch."""

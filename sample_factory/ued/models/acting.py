@@ -16,6 +16,7 @@ from sample_factory.ued.models.actor_critic import ActorCritic, Observations
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
 from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.s5 import S5Core, S5Layer
+from sample_factory.ued.models.sequences import tanh_in_place
 from sample_factory.ued.models.trunk import Trunk
 
 _ALIGNMENT = 16  # matrix products are faster if sizes are multiples of it
@@ -74,9 +75,7 @@ class LstmActor(CoreActor):
         self.features, self._hidden = self._input.features, self._input.hidden
         self._multiply = self._input.product_with(core.weight_ih, core.weight_hh, core.bias)
         self._cell = carry[0].clone()
-        self._cell_array = self._cell.numpy()
-        self._tanh_cell = torch.empty_like(self._cell)
-        self._tanh_array = self._tanh_cell.numpy()
+        self._cell_array, self._hidden_array = self._cell.numpy(), self._hidden.numpy()
 
     @property
     def carry(self) -> Carry:
@@ -87,15 +86,17 @@ class LstmActor(CoreActor):
         self._hidden.index_fill_(0, idx, 0.0)
 
     def step(self, output: Tensor) -> None:
-        gates, size = self._multiply(), self._size
-        gates[:, : 3 * size].sigmoid_()
-        i, f, o, g = gates.split(size, dim=1)
-        g_array = g.numpy()
-        np.tanh(g_array, out=g_array)
-        self._cell.mul_(f).addcmul_(i, g)
-        np.tanh(self._cell_array, out=self._tanh_array)
-        torch.mul(o, self._tanh_cell, out=output)
-        self._hidden.copy_(output)
+        product, size = self._multiply(), self._size
+        product[:, : 3 * size].sigmoid_()
+        gates, cell, hidden = product.numpy(), self._cell_array, output.numpy()
+        i, f, o, g = gates[:, :size], gates[:, size : 2 * size], gates[:, 2 * size : 3 * size], gates[:, 3 * size :]
+        np.tanh(g, out=g)
+        g *= i
+        cell *= f
+        cell += g
+        np.tanh(cell, out=hidden)
+        hidden *= o
+        self._hidden_array[...] = hidden
 
 
 class GruActor(CoreActor):
@@ -164,16 +165,16 @@ class Actor:
         self._write_features = features_writer(model.trunk, self._core.features)
         self._outputs = self._core.features.new_empty(num_steps, num_envs, model.core.output_size)
         self._logits = self._outputs.new_empty(num_steps, num_envs, model.num_actions)
+        # Indexing takes longer than going through a list.
+        self._places = iter(list(zip(self._outputs.unbind(), self._logits.unbind(), strict=True)))
         self._policy = _policy_function(model, num_envs)
-        self._num_done = 0
 
     def act(self, obs: Observations) -> Tensor:
         """Policy logits ``[B, A]``."""
         self._write_features(obs)
-        output, logits = self._outputs[self._num_done], self._logits[self._num_done]
+        output, logits = next(self._places)
         self._core.step(output)
         self._policy(output, logits)
-        self._num_done += 1
         return logits
 
     def reset(self, idx: Tensor) -> None:
@@ -188,6 +189,13 @@ class Actor:
     def values_and_logits(self) -> tuple[Tensor, Tensor]:
         """Of all steps: ``[T, B, K]`` and ``[T, B, A]``."""
         return self._model.head_values(self._outputs), self._logits
+
+    def next_values(self, obs: Observations) -> Tensor:
+        """Values ``[B, K]`` of the observations after the last step; the carry is of no use afterwards."""
+        self._write_features(obs)
+        output = torch.empty_like(self._outputs[0])
+        self._core.step(output)
+        return self._model.head_values(output)
 
 
 def _core_actor(core: Core, carry: Carry, num_envs: int, device: torch.device) -> CoreActor:
@@ -216,7 +224,7 @@ def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], 
     tables, start = [], size
     for name, layer in trunk.scalars.items():
         if isinstance(layer, nn.Embedding):
-            tables.append((name, layer.weight.detach(), features[:, start : start + layer.embedding_dim]))
+            tables.append((name, _row_copier(layer.weight.detach(), features[:, start : start + layer.embedding_dim])))
             start += layer.embedding_dim
     rest = [] if start == features.shape[1] else [features[:, size:]]
 
@@ -224,12 +232,24 @@ def features_writer(trunk: Trunk, features: Tensor) -> Callable[[Observations], 
         images = obs["image"].view(-1, num_inputs)
         torch.addmm(bias, images if images.dtype == bias.dtype else images.to(bias.dtype), matrix, out=maps)
         torch.clamp_min(maps, 0.0, out=image_features)
-        for name, table, target in tables:
-            target.copy_(table.index_select(0, obs[name]))
+        for name, copy_rows in tables:
+            copy_rows(obs[name])
         for target in rest:
             torch.cat(trunk.other_features(obs), dim=1, out=target)
 
     return write_small
+
+
+def _row_copier(table: Tensor, target: Tensor) -> Callable[[Tensor], object]:
+    """A function that copies rows of the table, int64 ``[B]``, to ``target`` ``[B, D]``."""
+    if table.device.type != "cpu":
+        return lambda rows: target.copy_(table.index_select(0, rows))
+    source, array = table.numpy(), target.numpy()
+
+    def copy(rows: Tensor) -> None:
+        array[...] = source.take(rows.numpy(), axis=0)
+
+    return copy
 
 
 def _policy_function(model: ActorCritic, num_envs: int) -> Callable[[Tensor, Tensor], None]:
@@ -238,13 +258,15 @@ def _policy_function(model: ActorCritic, num_envs: int) -> Callable[[Tensor, Ten
     for module in model.policy.hidden:
         layer = cast(nn.Linear, module)
         weight, bias = layer.weight.detach(), layer.bias.detach()
-        layers.append((weight.t().contiguous(), bias, weight.new_empty(num_envs, len(bias))))
+        result = weight.new_empty(num_envs, len(bias))
+        layers.append((weight.t().contiguous(), bias, result, tanh_in_place(result)))
     weight, bias = model.policy.output.weight.detach().t().contiguous(), model.policy.output.bias.detach()
 
     def write(x: Tensor, logits: Tensor) -> None:
-        for layer_weight, layer_bias, result in layers:
+        for layer_weight, layer_bias, result, activate in layers:
             torch.addmm(layer_bias, x, layer_weight, out=result)
-            x = result.tanh_()
+            activate()
+            x = result
         torch.addmm(bias, x, weight, out=logits)
 
     return write

@@ -88,9 +88,10 @@ def _default_student(
 def _default_teacher(
     spec: ObservationSpec, num_actions: int, options: Mapping[str, Any], generator: Generator | None
 ) -> ActorCritic:
-    defaults = {"n_conv_filters": 128, "scalar_embed_dim": 10}
     given = {name: value for name, value in options.items() if value is not None}
-    chosen = ModelOptions.from_mapping({**defaults, **given})
+    chosen = ModelOptions.from_mapping(
+        {"n_conv_filters": 128, "scalar_embed_dim": 10, **given, "n_scalar_embeddings": 0}
+    )
     # One row per step of the teacher's episode, whatever its length.
     return ActorCritic(spec, num_actions, replace(chosen, n_scalar_embeddings=None), (), generator)
 

@@ -24,6 +24,14 @@ def tanh_by_step(x: Tensor, out: Tensor) -> Callable[[int], object]:
     return lambda t: torch.tanh(x[t], out=out[t])
 
 
+def tanh_in_place(x: Tensor) -> Callable[[], object]:
+    """A function that replaces ``x`` by its hyperbolic tangent, whatever it is at that time."""
+    if x.device.type == "cpu":
+        array = x.numpy()
+        return lambda: np.tanh(array, out=array)
+    return x.tanh_
+
+
 class Tanh(torch.autograd.Function):
     """``torch.tanh`` of a tensor on the CPU."""
 

@@ -207,6 +207,7 @@ class PPOAgent:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
+        self._optimizer.param_groups[0]["eps"] = self.config.adam_eps  # settings are those of this run
         self.n_updates, self.n_grad_updates = state["n_updates"], state["n_grad_updates"]
 
 

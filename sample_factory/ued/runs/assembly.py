@@ -132,6 +132,7 @@ def make_agents(
         PPOAgent(make_student(config, env, generator).to(device), student_ppo(config))
         for _ in range(config.train_runner_args.n_students)
     ]
+    _check_student_minibatches(config, students[0].model)
     if teacher_env is None:
         return Agents(students)
     model = make_teacher_model(
@@ -192,6 +193,17 @@ def _ppo(rl_args: Config, config: Config) -> dict[str, Any]:
         "max_grad_norm": runner.max_grad_norm,
         "adam_eps": runner.adam_eps,
     }
+
+
+def _check_student_minibatches(config: Config, model: ActorCritic) -> None:
+    """Flags tell only of the default network whether it is recurrent."""
+    args = config.train_runner_args
+    envs, count = args.n_parallel // config.n_devices * args.n_eval, config.student_rl_args.n_minibatches
+    if model.is_recurrent and envs % count:
+        raise ValueError(
+            f"--student_ppo_n_minibatches={count} does not divide the {envs} environments of a device, as it has to "
+            f"for the recurrent --student_model_name={config.student_model_name}; change it, --n_parallel or --n_eval"
+        )
 
 
 def _check_teacher_minibatches(config: Config, model: ActorCritic, teacher_env: TeacherEnv[Any, Any]) -> None:

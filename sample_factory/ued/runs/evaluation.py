@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import inspect
 import io
 import math
 import re
@@ -26,7 +27,7 @@ from sample_factory.ued.envs.pictures import save_gif
 from sample_factory.ued.envs.registration import env_options, make_ued_env
 from sample_factory.ued.ppo.agent import PPOAgent
 from sample_factory.ued.runs import checkpoint, console, meta
-from sample_factory.ued.runs.assembly import check_students_can_act, make_env, make_student, student_ppo
+from sample_factory.ued.runs.assembly import check_students_can_act, device_of, make_env, make_student, student_ppo
 from sample_factory.ued.runs.episode_pictures import episode_frames
 from sample_factory.ued.runs.launch import use_threads
 from sample_factory.ued.runs.run_directory import expand
@@ -62,10 +63,14 @@ class StoredRun:
         return check_students_can_act(self.env, name, make_test_env(name, self.config))
 
     def random_env(self, name: str | None, options: Mapping[str, str]) -> UedEnv[Any, Any]:
-        """The environment of random levels: that of the training, or another one, with some options changed."""
+        """The environment of random levels: that of the training, or another one, with some options changed.
+
+        Another one has its own sizes and limits.
+        """
         name = self.config.env_name if name is None else name
         known = env_options(name)
-        args = {**self.config.env_args, **self.config.eval_env_args}
+        of_training = self.config.env_args if name == self.config.env_name else {}
+        args = {**of_training, **self.config.eval_env_args}
         values = {key: value for key, value in args.items() if key in known}
         values |= {key: _option_value(key, text, known) for key, text in options.items()}
         values |= {"device": self.config.device} if "device" in known else {}
@@ -75,7 +80,7 @@ class StoredRun:
 
 def evaluate_runs(args: argparse.Namespace) -> int:
     """Evaluate all chosen runs, print a summary and write the table; returns the exit code."""
-    device = torch.device(args.device)
+    device = device_of(Config(device=args.device, n_devices=1))
     use_threads(Config(n_threads=0, n_devices=1))
     results: dict[str, Results] = {}
     for directory in chosen_runs(args):
@@ -164,13 +169,19 @@ def _option_value(name: str, text: str, known: Mapping[str, Any]) -> Any:
     """Text as the kind of value the option has by default."""
     if name not in known:
         raise ValueError(f"--cvar_env_options: no option {name!r}; there are {', '.join(known)}")
-    default = known[name].default
+    kind = _kind_of(known[name])
     try:
-        if isinstance(default, bool):
-            return parse_bool(text)
-        return type(default)(text) if isinstance(default, int | float) else text
+        return parse_bool(text) if kind is bool else kind(text)
     except (KeyError, ValueError):
-        raise ValueError(f"--cvar_env_options: {name}={text} must be like its default {default!r}") from None
+        raise ValueError(f"--cvar_env_options: {name}={text} must be of type {kind.__name__}") from None
+
+
+def _kind_of(option: inspect.Parameter) -> type:
+    """Of a default of ``None``, the annotation tells what else there could be."""
+    if option.default is not None:
+        return type(option.default)
+    words = str(option.annotation).replace("|", " ").split()
+    return next((kind for kind in (bool, int, float) if kind.__name__ in words), str)
 
 
 def summary(results: Sequence[Results]) -> list[tuple[str, str]]:

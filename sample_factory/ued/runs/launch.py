@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -28,6 +28,7 @@ from sample_factory.algo.utils.thread_counts import (
 )
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
+from sample_factory.ued.rollout_threads import set_rollout_threads
 from sample_factory.ued.runs import level_grids, run_directory
 from sample_factory.ued.runs.assembly import device_of, make_parts
 from sample_factory.ued.runs.ranks import Ranks
@@ -37,7 +38,7 @@ from sample_factory.utils.logging import log
 from sample_factory.utils.typing import StatusCode
 
 _POLL_SEC = 0.2
-_GRACE_SEC = 10.0
+_GRACE_SEC = 5.0
 
 USER_ERRORS = (ValueError, CheckpointError, ExperimentInUseError)
 """Errors that a message without traceback explains."""
@@ -74,25 +75,38 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
             lock.release()
 
 
+class Threads(NamedTuple):
+    """Of torch's operations in a rank; sharing the rows of recurrent networks; the most for products in rollouts."""
+
+    of_operations: int
+    sharing_rows: int
+    of_products: int
+
+
 def use_threads(config: Config) -> None:
     """Set the threads of this rank, see :func:`num_threads`."""
-    of_operations, sharing_rows = num_threads(config, num_usable_cores())
-    torch.set_num_threads(of_operations)
-    set_row_threads(sharing_rows)
+    threads = num_threads(config, num_usable_cores())
+    torch.set_num_threads(threads.of_operations)
+    set_row_threads(threads.sharing_rows)
+    set_rollout_threads(threads.of_products)
 
 
-def num_threads(config: Config, usable_cores: int) -> tuple[int, int]:
-    """Threads of torch's operations in a rank, and those that share the rows of recurrent networks.
+def num_threads(config: Config, usable_cores: int) -> Threads:
+    """How many threads a rank uses.
 
-    ``--n_threads`` or ``OMP_NUM_THREADS`` are about the former. Otherwise the rank uses its share of all cores but one:
-    the threads of an operation wait for the slowest, and one that has to share its core makes an update many times
-    slower. If that is a single thread, rows are shared by as many as there are cores.
+    ``--n_threads`` or ``OMP_NUM_THREADS`` are about those of operations, and then there are no others. Otherwise the
+    rank uses its share of all cores but one: the threads of an operation wait for the slowest, and one that has to
+    share its core makes an update many times slower. If that is a single thread, rows are shared by as many as there
+    are cores, and rollouts measure whether that many threads are of use, see :mod:`rollout_threads`.
     """
     asked = config.n_threads or num_threads_from_environment()
     if asked:
-        return int(asked), 1
+        return Threads(int(asked), 1, 1)
     of_operations = max(1, min((usable_cores - 1) // config.n_devices, MAX_THREADS))
-    return of_operations, num_row_threads(usable_cores, config.n_devices) if of_operations == 1 else 1
+    if of_operations > 1:
+        return Threads(of_operations, 1, 1)
+    sharing = num_row_threads(usable_cores, config.n_devices)
+    return Threads(1, sharing, sharing)
 
 
 def _supervise(config: Config, meeting_point: str) -> StatusCode:
@@ -107,6 +121,8 @@ def _supervise(config: Config, meeting_point: str) -> StatusCode:
             for process in processes:
                 process.start()
             dead = _wait_for(processes, signals)
+            if dead is not None:
+                processes[0].join(_GRACE_SEC)  # it explains errors that all ranks have
         finally:
             _end_all(processes)
     if dead is not None and not (signals.stop_requested() and dead.exitcode == -signal.SIGTERM):

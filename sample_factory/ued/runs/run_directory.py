@@ -24,8 +24,13 @@ def run_directory(config: Config) -> Path:
 
 
 def lock(directory: Path) -> ExperimentLock:
-    """Create the folder if needed and take it for this process; ExperimentInUseError if another run has it."""
-    directory.mkdir(parents=True, exist_ok=True)
+    """Create the folder if needed and take it for this process; ExperimentInUseError if another run has it, ValueError
+    if there can be no such folder.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ValueError(f"--log_dir, --xpid: the folder {directory} cannot be made: {exc.strerror}") from exc
     taken = ExperimentLock(directory)
     try:
         taken.acquire()

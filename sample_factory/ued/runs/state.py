@@ -25,7 +25,7 @@ class Counters:
     scan_steps: int = 0
 
     def add(self, report: CycleReport, num_ranks: int) -> None:
-        """Count a cycle in which every rank did as much as this one."""
+        """Count a cycle in which every rank did as much as this one (about as much, when it searched levels)."""
         self.tick += 1
         self.steps += report.env_steps * num_ranks
         self.mutation_steps += report.mutation_steps * num_ranks
@@ -57,7 +57,7 @@ def capture(
 def restore(path: Path, checkpoint: Checkpoint, parts: Parts, ranks: Ranks) -> tuple[Counters, dict[str, float]]:
     """Put the parts into the state of the checkpoint; returns its counters and pending results.
 
-    CheckpointError, before anything is changed, if the checkpoint is of another kind of run.
+    CheckpointError, before any file is changed, if the checkpoint is of another kind of run.
     """
     if len(checkpoint["ranks"]) != ranks.size:
         raise CheckpointError(

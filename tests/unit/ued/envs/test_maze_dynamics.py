@@ -9,8 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from sample_factory.ued.envs.maze import env as maze_env
 from sample_factory.ued.envs.maze.builders import make_maze
-from sample_factory.ued.envs.maze.env import FORWARD, LEFT, NUM_ACTIONS, RIGHT, MazeEnv
+from sample_factory.ued.envs.maze.dynamics import (
+    FORWARD,
+    LEFT,
+    NUM_ACTIONS,
+    RIGHT,
+    ArrayDynamics,
+    Dynamics,
+    TensorDynamics,
+)
+from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.level import MazeLevels, check_maze_levels, level_to_text, levels_from_text
 from sample_factory.ued.envs.maze.state import MazeState
 from tests.unit.ued.envs.plain_maze import PlainMaze
@@ -83,9 +93,13 @@ def test_the_limit_truncates_unless_the_goal_is_hit_on_the_last_step() -> None:
     assert (done, truncated) == (True, False)
 
 
+@pytest.mark.parametrize("kind", [ArrayDynamics, TensorDynamics])
 @pytest.mark.parametrize("see_agent", [True, False])
 @pytest.mark.parametrize(("height", "width", "view_size"), [(13, 13, 5), (4, 9, 5), (6, 3, 3), (5, 5, 7)])
-def test_walks_equal_the_plain_maze(height: int, width: int, view_size: int, see_agent: bool) -> None:
+def test_walks_equal_the_plain_maze(
+    height: int, width: int, view_size: int, see_agent: bool, kind: type[Dynamics], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(maze_env, "dynamics_on", lambda device, tables: kind(tables))
     generator = torch.Generator().manual_seed(7)
     num_steps, num_levels, limit = 160, 16, 150
     env = make_maze(
@@ -119,6 +133,30 @@ def test_walks_equal_the_plain_maze(height: int, width: int, view_size: int, see
                 assert float(outcome.reward[i]) == pytest.approx(reward, abs=1e-6)
             assert (bool(outcome.done[i]), bool(outcome.truncated[i])) == (done, truncated)
     assert hits > 0
+
+
+@pytest.mark.parametrize("normalize_obs", [True, False])
+@pytest.mark.parametrize("one_hot_obs", [True, False])
+def test_both_dynamics_give_the_same_bits(
+    one_hot_obs: bool, normalize_obs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    envs = []
+    for kind in (ArrayDynamics, TensorDynamics):
+        monkeypatch.setattr(maze_env, "dynamics_on", lambda device, tables, kind=kind: kind(tables))
+        envs.append(make_maze(n_walls=40, max_episode_steps=30, one_hot_obs=one_hot_obs, normalize_obs=normalize_obs))
+    generator = torch.Generator().manual_seed(2)
+    levels = envs[0].sample_levels(9, generator)
+    # rows that lie apart in memory, as after a selection
+    states = [env.reset(levels.repeat_interleave(2))[::2] for env in envs]
+    for _ in range(40):
+        seen = [env.observe(state) for env, state in zip(envs, states, strict=True)]
+        for name in seen[0]:
+            torch.testing.assert_close(seen[0][name], seen[1][name], rtol=0, atol=0)
+        actions = torch.randint(0, 3, (9,), generator=generator)
+        outcomes = [env.step(state, actions) for env, state in zip(envs, states, strict=True)]
+        for name in ("reward", "done", "truncated"):
+            torch.testing.assert_close(getattr(outcomes[0], name), getattr(outcomes[1], name), rtol=0, atol=0)
+        assert torch.equal(states[0].walker, states[1].walker)
 
 
 def test_observations_are_no_views_and_match_their_spec() -> None:

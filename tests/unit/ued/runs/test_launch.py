@@ -12,19 +12,19 @@ from sample_factory.ued.runs.launch import num_threads
 @pytest.mark.parametrize(
     ("asked", "environment", "devices", "cores", "expected"),
     [
-        (0, None, 1, 1, (1, 1)),
-        (0, None, 1, 2, (1, 2)),
-        (0, None, 1, 8, (7, 1)),
-        (0, None, 1, 64, (16, 1)),
-        (0, None, 4, 9, (2, 1)),
-        (0, None, 4, 8, (1, 2)),
-        (0, None, 8, 4, (1, 1)),
-        (0, None, 2, 2, (1, 1)),
-        (1, None, 1, 2, (1, 1)),
-        (3, None, 1, 2, (3, 1)),
-        (0, "1", 1, 2, (1, 1)),
-        (0, "5", 1, 2, (5, 1)),
-        (3, "5", 1, 2, (3, 1)),
+        (0, None, 1, 1, (1, 1, 1)),
+        (0, None, 1, 2, (1, 2, 2)),
+        (0, None, 1, 8, (7, 1, 1)),
+        (0, None, 1, 64, (16, 1, 1)),
+        (0, None, 4, 9, (2, 1, 1)),
+        (0, None, 4, 8, (1, 2, 2)),
+        (0, None, 8, 4, (1, 1, 1)),
+        (0, None, 2, 2, (1, 1, 1)),
+        (1, None, 1, 2, (1, 1, 1)),
+        (3, None, 1, 2, (3, 1, 1)),
+        (0, "1", 1, 2, (1, 1, 1)),
+        (0, "5", 1, 2, (5, 1, 1)),
+        (3, "5", 1, 2, (3, 1, 1)),
     ],
 )
 def test_threads(
@@ -32,7 +32,7 @@ def test_threads(
     environment: str | None,
     devices: int,
     cores: int,
-    expected: tuple[int, int],
+    expected: tuple[int, int, int],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
