@@ -108,7 +108,7 @@ def test_solvable_levels_are_solvable_and_reproducible() -> None:
 def test_worst_case_of_a_random_policy() -> None:
     env = small_maze(n_walls=2, max_episode_steps=100)
     model: Any = UniformModel()
-    settings = WorstCaseSettings(num_levels=120, num_episodes=4, fractions=(0.5, 0.1), batch_size=50)
+    settings = WorstCaseSettings(num_levels=600, num_episodes=8, fractions=(0.5, 0.1), batch_size=250)
     result = evaluate_worst_case(env, model, settings)
     assert 0 < result.worst[0.1] <= result.worst[0.5] <= result.solved_rate < 1
     assert evaluate_worst_case(env, model, settings) == result
