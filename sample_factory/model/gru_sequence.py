@@ -149,9 +149,9 @@ def gru_layer(
     def layer(part: slice, x: Tensor, *parameters: Tensor) -> Tensor:
         own_resets = resets if part == slice(0, num_rows) else [_rows_within(rows, part) for rows in resets]
         flat = _GruLayer.apply(x.reshape(-1, x.shape[-1]), initial[part], own_resets, rounded, *parameters)
-        return flat.view(len(resets), -1, initial.shape[1])  # type: ignore[no-any-return]
+        return flat.view(len(resets), part.stop - part.start, initial.shape[1])  # type: ignore[no-any-return]
 
-    steps = x.view(len(resets), num_rows, -1)
+    steps = x.view(len(resets), num_rows, x.shape[-1])
     flops_per_row = 6.0 * initial.shape[1] ** 2
     axes = (1, None, None, None, None)
     return compute_by_rows(layer, num_rows, flops_per_row, axes, steps, *parameters).flatten(0, 1)

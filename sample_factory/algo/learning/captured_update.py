@@ -64,9 +64,12 @@ class CapturedUpdate:
         if device.type != "cuda" or self._has_failed:
             return
         self._is_allowed = (
-            may_capture(cfg, model, device) and can_step_directly(optimizer) and _has_static_core(cfg, model)
+            may_capture(cfg, model, device)
+            and can_step_directly(optimizer)
+            and len(optimizer.param_groups) == 1
+            and _has_static_core(cfg, model)
         )
-        context = (cfg_dict(cfg), _addresses(model, optimizer)) if self._is_allowed else None
+        context = (cfg_dict(cfg), _addresses(model, optimizer), _learning(model)) if self._is_allowed else None
         if context != self._context:
             self._forget()
             self.preparation.forget()
@@ -159,6 +162,11 @@ def _addresses(model: nn.Module, optimizer: Any) -> list[int]:
     for state in optimizer.state.values():
         tensors += [value for value in state.values() if isinstance(value, Tensor)]
     return [tensor.data_ptr() for tensor in tensors]
+
+
+def _learning(model: nn.Module) -> list[bool]:
+    """Which parameters learn: some may be frozen later."""
+    return [parameter.requires_grad for parameter in model.parameters()]
 
 
 def _device_tensors_of(source: dict[Any, Any]) -> dict[Any, Any]:

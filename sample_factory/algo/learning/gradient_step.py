@@ -77,9 +77,10 @@ class GradientStep:
     def _apply_on_device(self, loss: Tensor, lr: Tensor) -> tuple[Tensor, Tensor]:
         """The same without any decision of the host; the gradients are kept nowhere."""
         assert isinstance(self.optimizer, PortableAdam)
-        gradients = torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        learning = [p for p in self._parameters if p.requires_grad]
+        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
         with torch.no_grad():
-            pairs = [(p, g) for p, g in zip(self._parameters, gradients, strict=True) if g is not None]
+            pairs = [(p, g) for p, g in zip(learning, gradients, strict=True) if g is not None]
             parameters: list[Tensor] = [p for p, _ in pairs]
             used = [g for _, g in pairs]
             norm = torch.nn.utils.get_total_norm(used)

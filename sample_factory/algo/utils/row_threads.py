@@ -48,7 +48,10 @@ class _Threads:
 
 
 def _compute_alone() -> None:
-    """Operations of this thread get no threads of their own, which they would by default: OpenMP counts by thread."""
+    """Operations of this thread get no threads of their own, which they would by default: OpenMP counts by thread.
+
+    The same is then true of threads that start later. Rows are shared only where operations have one thread anyway.
+    """
     torch.set_num_threads(1)
 
 
@@ -60,11 +63,6 @@ def set_row_threads(number: int) -> None:
     if not 1 <= number <= MAX_ROW_THREADS:
         raise ValueError(f"{number} threads: between 1 and {MAX_ROW_THREADS} can share the rows of a batch")
     _threads.number = number
-
-
-def row_threads() -> int:
-    """What :func:`set_row_threads` said; 1 at first."""
-    return _threads.number
 
 
 def row_parts(num_rows: int, flops_per_row: float, min_flops: float) -> list[slice]:
@@ -131,6 +129,18 @@ def _forwards(function: PartFunction, part: slice, inputs: list[Tensor]) -> Call
     return run
 
 
+def _without_gradient(
+    function: PartFunction, part: slice, tensors: Sequence[Tensor], axes: Sequence[Axis]
+) -> Callable[[], Tensor]:
+    is_inference = torch.is_inference_mode_enabled()
+
+    def run() -> Tensor:
+        with torch.no_grad(), torch.inference_mode(is_inference):  # settings of the thread
+            return function(part, *(_rows(x, axis, part) for x, axis in zip(tensors, axes, strict=True)))
+
+    return run
+
+
 def _backwards(output: Tensor, inputs: list[Tensor], grad: Tensor) -> Callable[[], list[Tensor | None]]:
     def run() -> list[Tensor | None]:
         wanted = [x for x in inputs if x.requires_grad]
@@ -166,4 +176,6 @@ def compute_by_rows(
     parts = row_parts(num_rows, flops_per_row, MIN_FLOPS_PER_STEP)
     if len(parts) == 1 or tensors[0].device.type != "cpu":
         return function(slice(0, num_rows), *tensors)
+    if not torch.is_grad_enabled():
+        return torch.cat(run_together([_without_gradient(function, part, tensors, axes) for part in parts]), dim=1)
     return _ByRows.apply(function, parts, axes, *tensors)  # type: ignore[no-any-return]

@@ -1,11 +1,11 @@
 """How many threads torch should use inside of one operation ("intra-op threads").
 
-One rule for learners, inference and serial mode: as many as the arithmetic of one call keeps busy, as long as there are
-cores nobody else needs. The threads of one operation wait for the slowest of them, several thousand times per second:
-one that has to share its core makes all of them slow (a recurrent learner takes five times as long with two threads as
-with one when other processes keep both cores busy). Where that leaves a learner one thread, the rows of its minibatches
-may be shared by threads that hardly ever wait for each other (see :mod:`row_threads`). ``OMP_NUM_THREADS`` in the
-environment wins over both rules.
+The rule for the processes of learners: as many as the arithmetic of one call keeps busy, as long as there are cores
+nobody else needs. Rollout and inference workers have one. The threads of one operation wait for the slowest of them,
+several thousand times per second: one that has to share its core makes all of them slow (a recurrent learner takes five
+times as long with two threads as with one when other processes keep both cores busy). Where that leaves a learner one
+thread, the rows of its minibatches may be shared by threads that hardly ever wait for each other (see
+:mod:`row_threads`). ``OMP_NUM_THREADS`` in the environment wins over both rules.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _RESERVED_CORES = 1  # for the main process, the system and whatever else the ma
 
 
 def choose_num_threads(flops_per_call: float, usable_cores: int, busy_processes: int) -> int:
-    """Threads for calls of ``flops_per_call`` floating point operations each (a minibatch, or a batch of requests).
+    """Threads for calls of ``flops_per_call`` floating point operations each (an update by a minibatch).
 
     :param usable_cores: cores this process may run on, see :func:`num_usable_cores`
     :param busy_processes: other processes of the run that compute at the same time on these cores

@@ -9,8 +9,8 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from sample_factory.algo.utils import thread_counts
-from sample_factory.algo.utils.row_threads import row_threads, set_row_threads
+from sample_factory.algo.utils import row_threads, thread_counts
+from sample_factory.algo.utils.row_threads import set_row_threads
 from sample_factory.algo.utils.thread_counts import (
     MAX_THREADS,
     choose_num_threads,
@@ -105,7 +105,7 @@ def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def threads() -> tuple[int, int]:
         used = use_learner_threads(cfg, model, info.obs_space)
-        assert used == (torch.get_num_threads(), row_threads())
+        assert used == (torch.get_num_threads(), row_threads._threads.number)
         return used
 
     try:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from sample_factory.algo.utils import row_threads
 from sample_factory.algo.utils.row_threads import (
-    MIN_FLOPS_PER_CALL,
     compute_by_rows,
     row_parts,
-    row_threads,
     run_together,
     set_row_threads,
 )
@@ -58,7 +58,7 @@ def test_parts_are_large_enough(threads: int, rows: int, flops: float, sizes: li
 def test_number_of_threads_is_checked(number: int) -> None:
     with pytest.raises(ValueError, match="between 1 and 4"):
         set_row_threads(number)
-    assert row_threads() == 1
+    assert row_threads._threads.number == 1
 
 
 def test_tasks_run_at_the_same_time() -> None:
@@ -157,9 +157,9 @@ def test_linear_layers_give_the_same(activation: str, threads: int) -> None:
 
     def results(number: int) -> list[Tensor]:
         set_row_threads(number)
-        assert len(row_parts(rows, 2.0 * size * size, MIN_FLOPS_PER_CALL)) == number
         p = [weight.clone().requires_grad_() for weight in weights]
         heads = RecordedHeads(DenseStack(tuple(p[:4]), activation), (p[4], p[5]), (p[6], p[7]), x)
+        assert len(heads._parts) == number
         heads.backward(direction)
         gradients = [parameter.grad for parameter in p if parameter.grad is not None]
         assert len(gradients) == len(p)
@@ -167,6 +167,26 @@ def test_linear_layers_give_the_same(activation: str, threads: int) -> None:
 
     for actual, expected in zip(results(threads), results(1), strict=True):
         assert torch.allclose(actual, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_nothing_is_recorded_where_no_gradient_is_wanted(mode: Callable[[], Any]) -> None:
+    generator = torch.Generator().manual_seed(5)
+    x, initial = torch.randn(3 * 32, 8, generator=generator), torch.randn(32, 256, generator=generator)
+    shapes = [(3 * 256, 8), (3 * 256, 256), (3 * 256,), (3 * 256,)]
+    weights = tuple(torch.randn(shape, generator=generator).mul_(0.1).requires_grad_() for shape in shapes)
+    results = []
+    for number in (1, 2):
+        set_row_threads(number)
+        with mode():
+            results.append(gru_layer(x, initial, [None] * 3, weights))  # type: ignore[arg-type]
+    assert torch.allclose(*results, atol=1e-5)
+    assert not results[1].requires_grad and results[1].is_inference() == (mode is torch.inference_mode)
+
+
+def test_a_layer_without_rows() -> None:
+    weights = tuple(torch.zeros(shape) for shape in [(12, 5), (12, 4), (12,), (12,)])
+    assert gru_layer(torch.zeros(0, 5), torch.zeros(0, 4), [None, None], weights).shape == (0, 4)  # type: ignore[arg-type]
 
 
 def test_no_gradient_where_nobody_wants_one() -> None:
