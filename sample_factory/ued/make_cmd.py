@@ -121,7 +121,7 @@ def commands(config: ConfigFile, options: argparse.Namespace, wandb: Args) -> It
         for trial in range(options.start_index, options.start_index + options.n_trials):
             flags: Args = {**wandb, **args}
             if "seed" in flags:
-                flags["seed"] = int(flags["seed"]) + trial
+                flags["seed"] = _integer(config, flags["seed"]) + trial
             elif options.n_trials > 1 or options.start_index:
                 flags["seed"] = 1 + trial
             if is_training:
@@ -134,6 +134,13 @@ def commands(config: ConfigFile, options: argparse.Namespace, wandb: Args) -> It
                 if options.include_wandb_group and wandb:
                     flags["wandb_group"] = name
             yield flags.get("xpid") or _flag_lines(flags), f"python -m {MODULES[config.command]}{_flag_lines(flags)}"
+
+
+def _integer(config: ConfigFile, seed: Any) -> int:
+    try:
+        return int(seed)
+    except ValueError:
+        raise ValueError(f"{config.path}: seed={seed!r} must be an integer") from None
 
 
 def _flag_lines(flags: Args) -> str:

@@ -86,5 +86,6 @@ class DomainRandomisation(Curriculum[Levels, State]):
         return {"carries": list(self._carries)}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        check_carries(state["carries"], self.settings.batch_size)
-        self._carries = list(state["carries"])
+        if self.settings.minimax_compat:
+            check_carries(state["carries"], self.settings.batch_size)
+            self._carries = list(state["carries"])

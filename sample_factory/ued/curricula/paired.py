@@ -140,6 +140,7 @@ class TeacherCurriculum(Curriculum[Levels, State]):
         return {"carries": list(self._carries), "teacher_carry": self._teacher_carry}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        check_carries(state["carries"], self.settings.batch_size)
-        check_carries([state["teacher_carry"]], self.settings.num_levels)
-        self._carries, self._teacher_carry = list(state["carries"]), state["teacher_carry"]
+        if self.settings.minimax_compat:
+            check_carries(state["carries"], self.settings.batch_size)
+            check_carries([state["teacher_carry"]], self.settings.num_levels)
+            self._carries, self._teacher_carry = list(state["carries"]), state["teacher_carry"]

@@ -31,6 +31,7 @@ from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.models.actor_critic import ActorCritic
 from sample_factory.ued.rollouts import collect_rollout
 
+_DIGITS = 9  # 0.55 * 100 is a little more than 55
 KEPT_STATS = ("sfl/learnability", "sfl/solved_rate")
 
 
@@ -95,7 +96,7 @@ class LearnabilitySampling(Curriculum[Levels, State]):
         self.kept: list[KeptLevels[Levels] | None] = [None] * settings.num_students
         self._updates_at_search = [0] * settings.num_students
         # Rounded up: a search whose levels nobody plays would be in vain.
-        self._num_kept_levels = math.ceil(settings.num_levels * learnability.kept_share)
+        self._num_kept_levels = math.ceil(round(settings.num_levels * learnability.kept_share, _DIGITS))
         self._names = sorted(learning_stat_names(settings.num_students) + self._more_stat_names())
 
     @property

@@ -17,7 +17,7 @@ from sample_factory.ued.curricula.scores import best_returns, student_scores
 from sample_factory.ued.envs.interfaces import Comparator, Levels
 from sample_factory.ued.rollouts import Rollout
 
-_COMPARED_BY_MINIMAX = 2  # batches that are larger
+_LEAST_COMPARED_BY_MINIMAX = 3  # levels of a batch
 
 
 class StudentReplay(Generic[Levels]):
@@ -51,8 +51,11 @@ class StudentReplay(Generic[Levels]):
         count = len(levels)
         slots = no_slots(count) if slots is None else slots
         parents = no_slots(count) if parents is None else parents
-        compares = not self._minimax_compat or count > _COMPARED_BY_MINIMAX
-        return identify(levels, slots, parents, self.buffer, self._comparator if compares else None)
+        return identify(levels, slots, parents, self.buffer, self._comparator_of(count))
+
+    def _comparator_of(self, count: int) -> Comparator[Levels] | None:
+        """What compares the levels of a batch of ``count``."""
+        return None if self._minimax_compat and count < _LEAST_COMPARED_BY_MINIMAX else self._comparator
 
     def record(self, batch: LevelBatch[Levels], rollout: Rollout, advantages: Tensor) -> Floats:
         """Score the levels of a rollout and store them: float64 [N], one score per level of the batch."""
@@ -63,7 +66,7 @@ class StudentReplay(Generic[Levels]):
         result = student_scores(self._score, scored, known)
         best = best_returns(scored) if self._minimax_compat else result.max_returns
         scores = result.scores.double().cpu().numpy()[first]
-        only_last_counts = self._minimax_compat and self._comparator is None
+        only_last_counts = self._minimax_compat and self._comparator_of(len(scores)) is None
         self.buffer.update(
             LevelResults(
                 levels=batch.levels,

@@ -72,7 +72,7 @@ class StoredRun:
         of_training = self.config.env_args if name == self.config.env_name else {}
         args = {**of_training, **self.config.eval_env_args}
         values = {key: value for key, value in args.items() if key in known}
-        values |= {key: _option_value(key, text, known) for key, text in options.items()}
+        values |= {key: option_value(key, text, known) for key, text in options.items()}
         values |= {"device": self.config.device} if "device" in known else {}
         values |= {"compat": self.config.ued_compat} if "compat" in known else {}
         return check_students_can_act(self.env, name, make_ued_env(name, **values))
@@ -165,7 +165,7 @@ def _option_pair(text: str) -> tuple[str, str]:
     return name.strip(), value.strip()
 
 
-def _option_value(name: str, text: str, known: Mapping[str, Any]) -> Any:
+def option_value(name: str, text: str, known: Mapping[str, Any]) -> Any:
     """Text as the kind of value the option has by default."""
     if name not in known:
         raise ValueError(f"--cvar_env_options: no option {name!r}; there are {', '.join(known)}")
@@ -177,11 +177,12 @@ def _option_value(name: str, text: str, known: Mapping[str, Any]) -> Any:
 
 
 def _kind_of(option: inspect.Parameter) -> type:
-    """Of a default of ``None``, the annotation tells what else there could be."""
-    if option.default is not None:
-        return type(option.default)
-    words = str(option.annotation).replace("|", " ").split()
-    return next((kind for kind in (bool, int, float) if kind.__name__ in words), str)
+    """What its text becomes. Where the default does not tell, the annotation does."""
+    kinds = (bool, int, float)
+    if option.default in (None, inspect.Parameter.empty):
+        words = re.findall(r"\w+", str(option.annotation))
+        return next((kind for kind in kinds if kind.__name__ in words), str)
+    return next((kind for kind in kinds if type(option.default) is kind), str)
 
 
 def summary(results: Sequence[Results]) -> list[tuple[str, str]]:

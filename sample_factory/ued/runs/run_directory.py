@@ -27,15 +27,14 @@ def lock(directory: Path) -> ExperimentLock:
     """Create the folder if needed and take it for this process; ExperimentInUseError if another run has it, ValueError
     if there can be no such folder.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as exc:
-        raise ValueError(f"--log_dir, --xpid: the folder {directory} cannot be made: {exc.strerror}") from exc
     taken = ExperimentLock(directory)
     try:
+        directory.mkdir(parents=True, exist_ok=True)
         taken.acquire()
     except ExperimentInUseError as exc:
         raise ExperimentInUseError(str(exc).replace("--experiment", "--xpid")) from None
+    except OSError as exc:
+        raise ValueError(f"--log_dir, --xpid: {directory} cannot be made, or be written to: {exc}") from exc
     return taken
 
 

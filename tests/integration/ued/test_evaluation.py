@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from pathlib import Path
+from typing import Optional
 
 import pytest
+import torch
 
 from sample_factory.ued import evaluate
-from sample_factory.ued.runs.evaluation import standard_error, summary
+from sample_factory.ued.envs.registration import make_ued_env
+from sample_factory.ued.runs.evaluation import StoredRun, option_value, standard_error, summary
 from tests.integration.ued.harness import METHODS, run, train_here
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(200)]
@@ -76,6 +80,27 @@ def test_worst_case(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert read(tmp_path / "results" / "w.csv") == [row]
 
 
+def test_worst_case_in_another_maze(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--cvar", "--cvar_n_levels=4", "--cvar_n_episodes=1", "--cvar_fractions=0.5", "--results_fname=w")
+    maze = ("--cvar_env_name=Maze-PerfectMaze", "--cvar_env_options=max_episode_steps=40")
+    evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", *flags, *maze)
+    (row,) = read(tmp_path / "results" / "w.csv")
+    assert 0 <= float(row["eval/a0:random_solved_rate:Maze-PerfectMaze"]) <= 1
+
+
+def test_other_mazes_keep_their_own_limit_of_steps(runs: Path) -> None:
+    run = StoredRun(runs / "dr_0", "checkpoint", torch.device("cpu"))
+
+    def limit(name: str | None, **options: str) -> int:
+        return run.random_env(name, options).max_episode_steps
+
+    own = make_ued_env("Maze-PerfectMaze").max_episode_steps
+    assert (limit(None), limit("Maze"), limit("Maze-PerfectMaze")) == (10, 10, own)
+    assert own > 10
+    assert limit("Maze-PerfectMaze", max_episode_steps="450") == 450
+    assert limit("Maze-PerfectMaze", max_episode_steps="30") == limit(None, max_episode_steps="30") == 30
+
+
 def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("PIL")
     evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", "--env_names=Maze-SixteenRooms", "--render_mode")
@@ -90,7 +115,11 @@ def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (("--env_names=Maze", "--agent_idxs=1"), "no student 1: --agent_idxs takes"),
         (("--cvar", "--cvar_env_options=walls=4"), "no option 'walls'; there are"),
         (("--cvar", "--cvar_env_options=n_walls"), "must be name=value"),
-        (("--cvar", "--cvar_env_options=n_walls=a"), "n_walls=a must be like its default 25"),
+        (("--cvar", "--cvar_env_options=n_walls=a"), "n_walls=a must be of type int"),
+        (
+            ("--cvar", "--cvar_env_name=Maze-PerfectMaze", "--cvar_env_options=max_episode_steps=long"),
+            "--cvar_env_options: max_episode_steps=long must be of type int",
+        ),
         (("--cvar", "--cvar_env_options=agent_view_size=7"), "students cannot act in Maze"),
     ],
 )
@@ -99,10 +128,22 @@ def test_wrong_requests(flags: tuple[str, ...], message: str, runs: Path, capsys
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_missing_gpu(
+    device: str, runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    flags = (f"--log_dir={runs}", "--xpid=dr_0", "--env_names=Maze", f"--device={device}")
+    assert evaluate.main(flags) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: --device={device}" in line and "this machine has 0 GPUs" in line
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         ((), "--env_names is needed"),
+        (("--env_names=,",), "--env_names is needed"),
         (("--env_names=Maze", "--n_episodes=0"), "--n_episodes=0: must be >= 1"),
         (("--env_names=Maze", "--device=tpu"), "--device=tpu: must be cpu"),
         (("--cvar", "--cvar_fractions=2"), "--cvar_fractions"),
@@ -126,3 +167,12 @@ def test_summary_over_runs() -> None:
     results = [{"a": 0.5, "b": 1.0}, {"a": 0.25, "b": 1.0}, {"a": 0.75}]
     assert summary(results) == [("a", "0.5 +/- 0.12"), ("min:a", "0.25"), ("b", "1 +/- 0"), ("min:b", "1")]
     assert standard_error([1.0, 3.0]) == pytest.approx(1 / 2**0.5)
+
+
+def test_text_becomes_what_an_option_is() -> None:
+    def build(size: int, *, limit: Optional[int] = None, names: tuple[str, ...] = ("a",), share=0.5) -> None: ...  # noqa: UP045
+
+    options = inspect.signature(build).parameters
+    texts = {"size": "7", "limit": "8", "names": "12", "share": "1"}
+    values = {name: option_value(name, text, options) for name, text in texts.items()}
+    assert values == {"size": 7, "limit": 8, "names": "12", "share": 1.0}

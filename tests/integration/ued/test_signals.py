@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sample_factory.ued.runs import checkpoint
+from sample_factory.ued.config.nested import Config
+from sample_factory.ued.runs import checkpoint, launch
 from tests.integration.ued.harness import (
     METHODS,
     TIMEOUT_SEC,
@@ -105,6 +109,26 @@ def test_the_death_of_a_rank_ends_all(tmp_path: Path) -> None:
     assert process.returncode == 1
     assert "of the run ended with exit code" in output
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+def explains_after_the_other_rank_has_died(config: dict[str, Any], rank: int, meeting_point: str) -> None:
+    """A rank: rank 1 dies, then rank 0 needs a moment for its last words."""
+    pipe = Path(f"{meeting_point}_pipe")
+    if rank == 1:
+        os.open(pipe, os.O_WRONLY)  # stays open until this process has ended
+    else:
+        pipe.read_bytes()
+        subprocess.run([sys.executable, "-c", "import json"], check=True)
+        Path(meeting_point).write_text("explained")
+    sys.exit(1)
+
+
+def test_the_main_rank_may_explain_why_another_one_died(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting_point = tmp_path / "meeting_point"
+    os.mkfifo(f"{meeting_point}_pipe")
+    monkeypatch.setattr(launch, "_child", explains_after_the_other_rank_has_died)
+    assert launch._supervise(Config(n_devices=2), str(meeting_point)) == 1
+    assert meeting_point.read_text() == "explained"
 
 
 def test_a_signal_saves_a_run_of_several_ranks(tmp_path: Path) -> None:

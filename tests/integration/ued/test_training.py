@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from sample_factory.ued import evaluate
+from sample_factory.ued.models import registration
 from sample_factory.ued.runs import checkpoint
 from sample_factory.ued.train import main
 from tests.integration.ued.harness import METHODS, TINY, rows, ticks, train, train_here
@@ -132,6 +134,31 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("flags", "change", "message"),
+    [
+        (METHODS["sfl"], "--maze_width=9", "the saved levels consist of"),
+        (METHODS["dr"], "--n_parallel=2", "of 4 environments, this run has 2"),
+        (METHODS["dr"], "--n_eval=2", "of 4 environments, this run has 8"),
+        (METHODS["paired"], "--n_parallel=2", "of 4 environments, this run has 2"),
+    ],
+    ids=["sfl", "dr", "dr with copies", "paired"],
+)
+def test_a_checkpoint_that_does_not_fit_is_refused_before_files_change(
+    flags: tuple[str, ...], change: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In minimax, recurrent states go from cycle to cycle.
+    flags = (*flags, "--ued_compat=minimax", "--n_parallel=4")
+    train_here(tmp_path, *flags, "--n_total_updates=1")
+    before = contents(tmp_path / "run")
+    place = (f"--log_dir={tmp_path}", "--xpid=run", "--from_last_checkpoint", "--n_total_updates=2")
+    capsys.readouterr()
+    assert main([*TINY, *flags, *place, change]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert "checkpoint.pt does not fit this run: " in line and message in line
+    assert contents(tmp_path / "run") == before
+
+
+@pytest.mark.parametrize(
     ("flag", "message", "code"),
     [
         ("--plr_temp=1", "it belongs to --train_runner=plr", 2),
@@ -152,6 +179,30 @@ def test_wrong_flags_leave_no_folder(
     assert status == code
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_minibatches_that_do_not_fit_a_registered_network_leave_no_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(spec: Any, num_actions: int, no_options: Any, generator: Any) -> Any:
+        options = {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8}
+        return registration.make_student_model("default_student_cnn", spec, num_actions, options, generator)
+
+    monkeypatch.setattr(registration, "_students", dict(registration._students))
+    registration.register_student_model("memory", build)
+    flags = ("--student_model_name=memory", "--n_parallel=3", "--n_rollout_steps=4", "--student_ppo_n_minibatches=2")
+    assert main([f"--log_dir={tmp_path}", "--n_total_updates=1", *flags]) == 1
+    assert "--student_ppo_n_minibatches=2 does not divide the 3 environments" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_no_folder_for_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    assert main([*TINY, f"--log_dir={file}", "--xpid=run"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: --log_dir, --xpid: {file}/run cannot be made" in line
+    assert file.read_text() == "mine"
 
 
 LAVA = ("--env_module=sf_examples.ued.lava_grid", "--env_name=LavaGrid", "--n_parallel=4", "--n_rollout_steps=12")

@@ -20,7 +20,13 @@ _SFL = Group(
         flag(
             "sfl_buffer_size", int, 1000, "Levels that are kept: those with the highest p (1 - p).", bounds=at_least(1)
         ),
-        flag("sfl_replay_fraction", float, 0.5, "Part of the batch that comes from them.", bounds=between(0, 1)),
+        flag(
+            "sfl_replay_fraction",
+            float,
+            0.5,
+            "Part of the batch that comes from them, rounded up.",
+            bounds=between(0, 1),
+        ),
     ),
 )
 

@@ -54,6 +54,7 @@ REJECTED = [
     (("--render=True",), "--level_grid_interval"),
     (("--test_agent_idxs=1",), "no student 1: --test_agent_idxs takes * or numbers from 0 to 0"),
     (("--test_agent_idxs=0,a", "--n_students=2"), "no student a: --test_agent_idxs takes"),
+    (("--test_agent_idxs=0,0", "--n_students=2"), "--test_agent_idxs=0,0 names a student twice"),
     (("--xpid=a/b",), "--xpid=a/b: must be the name of a folder"),
     (("--xpid=..",), "--xpid=..: must be the name of a folder"),
 ]
@@ -115,6 +116,23 @@ def test_equal_rates_have_no_schedule() -> None:
 )
 def test_the_teacher_takes_over_rates_of_the_students(flags: tuple[str, ...], expected: tuple[float, ...]) -> None:
     common = ("--lr=0.5", "--lr_final=0.1", "--teacher_lr_anneal_steps=10")
+    args = parse_train_args([*PAIRED, *common, *flags]).config.train_runner_args
+    assert (args.teacher_lr, args.teacher_lr_final, args.teacher_lr_anneal_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        ((), (0.5, 0.1, 10)),
+        (("--teacher_lr=0.1",), (0.1, 0.1, 10)),
+        (("--teacher_lr=0.2", "--teacher_lr_final=0.2"), (0.2, 0.2, 10)),
+        (("--teacher_lr=0.2", "--teacher_lr_final=0.5"), (0.2, 0.5, 0)),
+    ],
+)
+def test_in_minimax_rates_of_the_teacher_start_with_that_of_the_students(
+    flags: tuple[str, ...], expected: tuple[float, ...]
+) -> None:
+    common = ("--ued_compat=minimax", "--lr=0.5", "--lr_final=0.1", "--teacher_lr_anneal_steps=10")
     args = parse_train_args([*PAIRED, *common, *flags]).config.train_runner_args
     assert (args.teacher_lr, args.teacher_lr_final, args.teacher_lr_anneal_steps) == expected
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sample_factory.ued import make_cmd
+from sample_factory.ued.config import parser
 from sample_factory.ued.config.files import find_config, load_config, shipped_names
+from sample_factory.ued.config.run_id import run_id
 from sample_factory.ued.config.train_args import parse_train_args
+from sf_examples.ued import lava_grid
 
 SHIPPED = ["accel", "dr", "paccel", "paired", "plr", "pplr"]
 EXPECTED = """python -m sample_factory.ued.train \\
@@ -155,6 +160,55 @@ def test_prefix_of_run_ids(in_folder: Path, capsys: pytest.CaptureFixture[str]) 
     assert all(f["xpid"].startswith("sweep3-dr-maze") for f in flags_of(output(capsys, "--config=mine")))
 
 
+def test_runs_that_ids_do_not_tell_apart_have_names_of_their_own(
+    in_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(in_folder, args={"seed": [1, 5], "max_grad_norm": [0.5, 1.0], "lr": [1e-4, 3e-4]})
+    found = flags_of(output(capsys, "--config=mine", "--n_trials=2"))
+    assert len({f["xpid"] for f in found}) == len(found) == 16
+    for i, f in enumerate(found):
+        trial = i % 2
+        first_seed = int(f["seed"]) - trial
+        plain = run_id(parse_train_args([f"--lr={f['lr']}"]).values)
+        assert f["xpid"] == f"{plain}-seed={first_seed}-max_grad_norm={f['max_grad_norm']}_{trial}"
+
+
+def test_distinct_ids_are_names_as_they_are(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"seed": [7], "max_grad_norm": [2.0], "lr": [1e-4, 3e-4]})
+    found = flags_of(output(capsys, "--config=mine"))
+    plain = [run_id(parse_train_args([f"--lr={lr}"]).values) for lr in ("0.0001", "0.0003")]
+    assert [f["xpid"] for f in found] == [f"{name}_0" for name in plain]
+
+
+def test_names_are_fit_for_folders(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(
+        in_folder, args={"log_dir": ["/a b/c", "~/logs"], "test_env_names": ["Maze-Labyrinth,Maze-FourRooms", "Maze"]}
+    )
+    found = flags_of(output(capsys, "--config=mine"))
+    assert len({f["xpid"] for f in found}) == 4
+    for f in found:
+        assert re.fullmatch(r"[\w.+=-]+_0", f["xpid"])
+        parse_train_args([f"--xpid={f['xpid']}"])
+
+
+def test_flags_of_environments_of_users(
+    in_folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a new process, where nobody has imported the module.
+    monkeypatch.setattr(parser, "_EXTRA_GROUPS", [])
+    monkeypatch.delitem(sys.modules, lava_grid.__name__)
+    write(in_folder, args={"env_module": [lava_grid.__name__], "env_name": ["LavaGrid"], "lava_max_lava": [5, 10]})
+    found = flags_of(output(capsys, "--config=mine"))
+    assert [f["lava_max_lava"] for f in found] == ["5", "10"]
+    assert len({f["xpid"] for f in found}) == 2
+    assert parse_train_args([f"--{k}={v}" for k, v in found[1].items() if k != "module"]).config.env_args.max_lava == 10
+
+
+def test_seeds_may_be_text(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"seed": ["5"]})
+    assert [f["seed"] for f in flags_of(output(capsys, "--config=mine", "--n_trials=2"))] == ["5", "6"]
+
+
 def test_weights_and_biases(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(in_folder, wandb_project="p")
     (in_folder / "config" / "wandb.json").write_text('{"base_url": "http://u", "api_key": "k"}')
@@ -215,6 +269,7 @@ def test_wrong_command_lines(argv: tuple[str, ...], message: str, capsys: pytest
         ('{"args": {}, "arg": 1}', "unknown key 'arg'"),
         ('{"args": {"lrr": [1]}}', "did you mean --lr?"),
         ('{"args": {"plr_temp": [1]}}', "it belongs to --train_runner=plr"),
+        ('{"args": {"env_module": ["no_such_module"]}}', "--env_module=no_such_module: cannot be imported"),
         ('{"args": {}, "cmd": "play"}', "cmd='play'; choose train, eval, evaluate"),
     ],
 )

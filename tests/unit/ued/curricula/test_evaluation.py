@@ -31,6 +31,11 @@ def test_indices_of_students(text: str | None, expected: list[int]) -> None:
     assert student_indices(text, 3) == expected
 
 
+def test_no_student_is_named_twice() -> None:
+    with pytest.raises(ValueError, match="--agent_idxs=0,0 names a student twice"):
+        student_indices("0,0", 2, "--agent_idxs")
+
+
 @pytest.mark.parametrize("text", ["3", "0,x", "-1"])
 def test_students_that_do_not_exist(text: str) -> None:
     with pytest.raises(ValueError, match="test_agent_idxs"):

@@ -11,6 +11,7 @@ import torch
 from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.curricula.settings import LearnabilitySettings
 from sample_factory.ued.curricula.sfl import learnability, search
+from sample_factory.ued.envs.maze.comparator import same_levels
 from tests.unit.ued.curricula.maze_runs import SFL, make_run
 from tests.unit.ued.curricula.scripted import UniformModel
 from tests.unit.ued.curricula.test_playing import seeded, small_maze
@@ -52,6 +53,29 @@ def test_a_batch_may_be_all_kept_or_all_new(share: float, empty: str) -> None:
     filled = {"env/n_walls", "sfl/n_walls"} - {empty}
     assert report.stats[empty] is None
     assert all(report.stats[name] is not None for name in filled)
+
+
+@pytest.mark.parametrize(
+    ("num_levels", "fraction", "expected"), [(1, 0.5, 1), (4, 0.5, 2), (5, 0.5, 3), (25, 0.28, 7), (4, 0.0, 0)]
+)
+def test_a_fraction_of_the_levels_are_kept_ones_rounded_up(num_levels: int, fraction: float, expected: int) -> None:
+    run: Any = make_run(**SFL | {"n_parallel": num_levels, "sfl_replay_fraction": fraction})
+    student, seen = run.students[0], []
+    update = student.update
+    student.update = lambda rollout, *rest: (seen.append(rollout.start_levels), update(rollout, *rest))[1]
+    run.run_cycle()
+    (played,) = seen
+    assert len(played) == num_levels
+    assert int(same_levels(played, run.kept[0].levels).any(1).sum()) == expected
+
+
+def test_levels_of_another_size_are_refused() -> None:
+    run: Any = make_run(**SFL)
+    state = run.state_dict()
+    make_run(**SFL | {"maze_width": 7}).load_state_dict(state)  # nothing was searched yet
+    run.run_cycle()
+    with pytest.raises(ValueError, match="the saved levels consist of"):
+        make_run(**SFL | {"maze_width": 7}).load_state_dict(run.state_dict())
 
 
 def test_statistics_describe_the_kept_levels() -> None:

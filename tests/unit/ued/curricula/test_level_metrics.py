@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
-from sample_factory.ued.curricula.level_metrics import example_level, metric_names, summarise
+from sample_factory.ued.curricula.level_metrics import check_same_kind, example_level, metric_names, summarise
 from tests.unit.ued.curricula.test_playing import seeded, small_maze
 
 METRICS = {
@@ -42,3 +43,16 @@ def test_names_and_examples_cost_no_random_numbers() -> None:
     assert metric_names(env) == ["n_walls", "passable_ratio", "shortest_path_length"]
     assert len(example_level(env)) == 1
     assert torch.equal(generator.get_state(), state)
+
+
+def test_saved_levels_have_to_be_of_the_same_kind() -> None:
+    example = small_maze().sample_levels(1, seeded(0)).as_dict()
+    saved = small_maze(n_walls=3).sample_levels(9, seeded(1)).as_dict()
+    check_same_kind(example, saved)
+    for other in (
+        small_maze(width=7).sample_levels(9, seeded(1)).as_dict(),
+        {**saved, "lava": torch.zeros(9)},
+        {name: tensor for name, tensor in saved.items() if name != "wall_map"},
+    ):
+        with pytest.raises(ValueError, match=r"the saved levels consist of .* this environment of .*; resume with the"):
+            check_same_kind(example, other)

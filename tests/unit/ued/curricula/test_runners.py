@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from sample_factory.ued.curricula.common import Curriculum, CycleReport
+from sample_factory.ued.curricula.common import Curriculum, CycleReport, check_carries
+from sample_factory.ued.curricula.scores import ScoredRollout, population_scores
 from sample_factory.ued.envs.maze.comparator import same_levels
 from tests.unit.ued.curricula.maze_runs import ACCEL, PAIRED, REPLAY, RUNS, SFL, configure, make_run
 
@@ -247,12 +248,42 @@ def test_all_processes_can_agree_on_replay() -> None:
     assert asked[0] == ([True], [False]) and asked[2] == ([True], [True])
 
 
-def test_the_teacher_earns_the_mean_score_at_the_end() -> None:
-    run = make_run(**PAIRED | {"n_students": 1, "ued_score": "neg_return"})
-    for report in run_cycles(run, 3):
-        mean_return = report.stats["mean_return_a0"]
-        assert mean_return is not None and report.stats["mean_return_tch"] is not None
-        assert report.stats["mean_return_tch"] <= 0.0 <= mean_return
+@pytest.mark.parametrize(("more", "num_stored"), [({}, 4), ({"n_eval": 2}, 4), ({"plr_use_parallel_eval": True}, 8)])
+def test_stored_levels_age_by_the_levels_of_a_cycle_without_replay(more: dict[str, Any], num_stored: int) -> None:
+    run: Any = make_run(**REPLAY | more | {"plr_buffer_size": 24})
+    run.agree_on_replay = lambda wanted, warm: [False]
+    buffer = run.buffers[0]
+    for ages in ([0], [4, 0], [8, 4, 0]):
+        run.run_cycle()
+        assert buffer.ages[: buffer.size].tolist() == [age for age in ages for _ in range(num_stored)]
+
+
+@pytest.mark.parametrize("name", ["paired", "paired with copies", "population paired", "minimax adversary"])
+def test_the_teacher_earns_the_scores_of_its_levels_at_the_end(name: str) -> None:
+    run: Any = make_run(**RUNS[name] | {"n_parallel": 16})
+    played: list[ScoredRollout] = []
+    earned: list[torch.Tensor] = []
+    train_student, advantages = run._train_student, run._teacher.advantages
+
+    def record_played(*args: Any) -> Any:
+        scored, stats = train_student(*args)
+        played.append(scored)
+        return scored, stats
+
+    run._train_student = record_played
+    run._teacher.advantages = lambda built: (earned.append(built.rewards.clone()), advantages(built))[1]
+    scores = []
+    for _ in range(3):
+        played.clear()
+        earned.clear()
+        report = run.run_cycle()
+        assert len(played) == len(run.students)
+        (rewards,) = earned
+        scores.append(population_scores(run.score, played))
+        assert torch.equal(rewards[-1], scores[-1])
+        assert not rewards[:-1].any()
+        assert report.stats["mean_return_tch"] == pytest.approx(scores[-1].mean().item())
+    assert len(torch.cat(scores).unique()) > 3, "equal scores would prove nothing"
 
 
 @pytest.mark.parametrize("minimax", [False, True])
@@ -266,6 +297,14 @@ def test_carries_survive_a_cycle_only_for_minimax(flags: dict[str, Any], minimax
     for carry in carries:
         assert (carry is not None) == minimax
         assert carry is None or any(part.abs().sum() > 0 for part in carry)
+
+
+def test_saved_carries_have_to_fit_the_batch() -> None:
+    carry = (torch.zeros(4, 8), torch.zeros(4, 8))
+    check_carries([], 4)
+    check_carries([None, (), carry], 4)
+    with pytest.raises(ValueError, match="those of 4 environments, this run has 3; resume with the same --n_parallel"):
+        check_carries([None, (), carry], 3)
 
 
 def test_kept_levels_are_renewed_by_number_of_updates() -> None:
@@ -287,6 +326,40 @@ def test_checkpoints_of_other_runs_are_refused() -> None:
         make_run(n_students=2).load_state_dict(state)
     with pytest.raises(ValueError, match="train_runner"):
         make_run(**REPLAY).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("saved", "flags", "message"),
+    [
+        ({}, {"n_parallel": 2}, "of 4 environments, this run has 2"),
+        ({}, {"n_eval": 2}, "of 4 environments, this run has 8"),
+        (PAIRED, {"n_parallel": 2}, "of 4 environments, this run has 2"),
+        # As many environments of students, but half as many of the teacher.
+        (PAIRED, {"n_parallel": 2, "n_eval": 2}, "of 4 environments, this run has 2"),
+    ],
+)
+def test_carries_of_other_batches_are_refused(saved: dict[str, Any], flags: dict[str, Any], message: str) -> None:
+    minimax = saved | {"ued_compat": "minimax"}
+    run = make_run(**minimax)
+    run.run_cycle()
+    with pytest.raises(ValueError, match=message):
+        make_run(**minimax | flags).load_state_dict(run.state_dict())
+
+
+@pytest.mark.parametrize("flags", [{}, PAIRED])
+def test_without_carries_the_batch_may_change(flags: dict[str, Any]) -> None:
+    run, resumed = make_run(**flags), make_run(**flags | {"n_parallel": 2})
+    run.run_cycle()
+    resumed.load_state_dict(run.state_dict())
+    assert resumed.run_cycle().stats["n_updates"] == 2
+
+
+@pytest.mark.parametrize("flags", [{}, PAIRED])
+def test_carries_of_minimax_end_with_its_settings(flags: dict[str, Any]) -> None:
+    run, resumed = make_run(**flags | {"ued_compat": "minimax"}), make_run(**flags)
+    run.run_cycle()
+    resumed.load_state_dict(run.state_dict())
+    assert resumed.state_dict()["curriculum"] == make_run(**flags).state_dict()["curriculum"]
 
 
 @pytest.mark.parametrize(

@@ -118,8 +118,29 @@ def test_unique_levels_are_stored_once() -> None:
     np.testing.assert_allclose(buffer.scores[:2], [0.5, 0.8], atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("minimax_compat", "count", "is_compared"),
+    [(True, 1, False), (True, 2, False), (True, 3, True), (False, 1, True), (False, 2, True), (False, 3, True)],
+)
+def test_minimax_compares_batches_of_more_than_two_levels(minimax_compat: bool, count: int, is_compared: bool) -> None:
+    buffer = stored([5, 7], [0.1, 0.1], [0.0, 0.0])
+    replay = Replay(buffer, "neg_return", 1, same_name, minimax_compat)
+    batch = replay.batch(toy_levels([7] * count))
+    assert batch.slots.tolist() == [1 if is_compared else -1] * count
+    assert batch.first.tolist() == ([0] * count if is_compared else list(range(count)))
+    replay.record(batch, *two_step_rollout([0.2, 0.5, 0.8][:count]))
+    assert buffer.stored().name.tolist() == [5, 7] + ([] if is_compared else [7] * count)
+
+
 def test_draws_come_with_their_levels() -> None:
     buffer = stored([7, 8, 9], [0.1, 0.2, 0.3], [0.0, 0.0, 0.0])
     levels, slots = Replay(buffer, "max_mc", 1).draw(20, torch.Generator().manual_seed(0))
     assert levels.name.tolist() == [[7, 8, 9][slot] for slot in slots]
     assert len(set(slots.tolist())) == 3
+
+
+def test_minimax_takes_the_last_draw_in_batches_it_does_not_compare() -> None:
+    buffer = stored([7, 8], [0.1, 0.1], [0.0, 0.0])
+    replay = Replay(buffer, "neg_return", 1, same_name, minimax_compat=True)
+    replay.record(replay.batch(toy_levels([7, 7]), slots=np.array([0, 0])), *two_step_rollout([0.2, 0.8]))
+    assert buffer.scores[0] == pytest.approx(-0.8)

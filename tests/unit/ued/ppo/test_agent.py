@@ -237,6 +237,17 @@ def test_a_restored_agent_continues_exactly():
         assert torch.equal(tensor, restored.model.state_dict()[name]), name
 
 
+def test_a_restored_agent_has_its_own_adam_eps():
+    agent, rollout = make_agent(adam_eps=1e-5, lr=1e-2)
+    update(agent, rollout)
+    saved = copy.deepcopy(agent.state_dict())
+    restored, _ = make_agent(adam_eps=1e30, lr=1e-2)  # steps of which are nothing
+    restored.load_state_dict(saved)
+    update(restored, rollout)
+    for name, tensor in saved["model"].items():
+        assert torch.equal(tensor, restored.model.state_dict()[name]), name
+
+
 @pytest.mark.parametrize("name, value", [("n_epochs", 0), ("n_minibatches", 0), ("max_grad_norm", 0.0)])
 def test_wrong_settings_are_named(name, value):
     with pytest.raises(ValueError, match=f"{name}={value}"):

@@ -13,6 +13,7 @@ import torch
 from sample_factory.ued.config.files import shipped_names
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import parse_train_args
+from sample_factory.ued.models import registration
 from sample_factory.ued.runs import assembly
 from sample_factory.ued.runs.assembly import Parts, make_parts, student_ppo, teacher_ppo
 from sample_factory.ued.runs.ranks import Ranks
@@ -91,6 +92,24 @@ def test_rate_of_the_teacher() -> None:
     assert teacher_ppo(config_of(*flags, COMPAT)).lr == 0.5
 
 
+@pytest.mark.parametrize("teacher_lr", ["0.1", "0.3"])
+def test_in_minimax_the_rate_of_the_teacher_falls_from_that_of_the_students(teacher_lr: str) -> None:
+    flags = ("--lr=0.5", f"--teacher_lr={teacher_lr}", "--teacher_lr_final=0.1", "--teacher_lr_anneal_steps=10")
+    config = teacher_ppo(config_of(*PAIRED, *flags, COMPAT))
+    assert [config.learning_rate(k) for k in (0, 5, 10, 20)] == pytest.approx([0.5, 0.3, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(("size", "is_seen"), [(0, False), (2, True)])
+def test_teachers_without_embeddings_do_not_see_the_time(size: int, is_seen: bool) -> None:
+    parts = parts_of(*PAIRED, *SMALL, f"--teacher_scalar_embed_dim={size}")
+    assert parts.curriculum.agents.teacher is not None
+    model = parts.curriculum.agents.teacher.model
+    obs = {"image": torch.zeros(2, 15, 15, 3), "time": torch.tensor([0, 5]), "noise": torch.zeros(2, 50)}
+    values, logits, _ = model.step(obs, model.initial_carry(2), torch.zeros(2, dtype=torch.bool))
+    for output in (values, logits):
+        assert torch.equal(output[0], output[1]) != is_seen
+
+
 def test_first_policies() -> None:
     for flags, is_constant in (((), False), ((COMPAT,), True)):
         weights = [p for p in parts_of(*flags).curriculum.students[0].model.parameters() if p.ndim == 2]
@@ -102,6 +121,30 @@ def test_minibatches_of_a_teacher_without_recurrence() -> None:
     parts_of(*flags, "--teacher_ppo_n_minibatches=4")
     with pytest.raises(ValueError, match="--teacher_ppo_n_minibatches=5 does not divide the 12 items"):
         parts_of(*flags, "--teacher_ppo_n_minibatches=5")
+
+
+def test_minibatches_of_registered_students_with_recurrence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_students", dict(registration._students))
+    for name, options in (("memory", {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8}), ("none", {})):
+        register_student(name, options)
+    flags = ("--n_rollout_steps=6", "--student_ppo_n_minibatches=2")  # which divides the transitions in any case
+    parts_of(*flags, "--student_model_name=none", "--n_parallel=3")
+    parts_of(*flags, "--student_model_name=memory", "--n_parallel=4")
+    parts_of(*flags, "--student_model_name=memory", "--n_parallel=3", "--n_eval=2")
+    message = "--student_ppo_n_minibatches=2 does not divide the 3 environments .* --student_model_name=memory"
+    with pytest.raises(ValueError, match=message):
+        parts_of(*flags, "--student_model_name=memory", "--n_parallel=3")
+    with pytest.raises(ValueError, match=message):
+        parts_of(*flags, "--student_model_name=memory", "--n_parallel=6", "--n_devices=2")
+
+
+def register_student(name: str, options: dict[str, Any]) -> None:
+    """A network of a user: the flags do not tell whether it is recurrent."""
+
+    def build(spec: Any, num_actions: int, no_options: Any, generator: Any) -> Any:
+        return registration.make_student_model("default_student_cnn", spec, num_actions, options, generator)
+
+    registration.register_student_model(name, build)
 
 
 def test_test_environments_have_to_fit(monkeypatch: pytest.MonkeyPatch) -> None:

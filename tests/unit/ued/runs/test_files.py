@@ -209,6 +209,23 @@ def test_two_runs_cannot_share_a_folder(tmp_path: Path) -> None:
     run_directory.lock(folder).release()
 
 
+def test_folders_that_cannot_be_locked_are_an_error_of_the_user(tmp_path: Path) -> None:
+    run_directory.lock(tmp_path / "run").release()
+    (name,) = (path.name for path in (tmp_path / "run").iterdir())
+    (tmp_path / "other" / name).mkdir(parents=True)
+    with pytest.raises(ValueError, match=f"--log_dir, --xpid: {tmp_path / 'other'} cannot be made, or be written to"):
+        run_directory.lock(tmp_path / "other")
+
+
+def test_folders_that_cannot_be_made_are_an_error_of_the_user(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for folder in (file, file / "run"):
+        with pytest.raises(ValueError, match=f"--log_dir, --xpid: {folder} cannot be made, or be"):
+            run_directory.lock(folder)
+    assert file.read_text() == "mine"
+
+
 def test_files_of_the_run_before_are_kept_once(tmp_path: Path) -> None:
     names = ["logs.csv", "meta.json", "checkpoint.pt", "checkpoint_10.pt"]
     for content in ("first", "second"):
