@@ -37,6 +37,7 @@ def generalised_advantages(
             raise ValueError("values of final observations are of use only together with the flags of truncation")
         advantages += discount * final_values.masked_fill(~truncated.unsqueeze(-1), 0.0)
     decay = gae_lambda * keep
-    for t in range(len(rewards) - 2, -1, -1):
-        advantages[t].addcmul_(decay[t], advantages[t + 1])
+    steps = advantages.unbind()
+    for now, later, decay_now in zip(steps[-2::-1], steps[:0:-1], decay.unbind()[-2::-1], strict=True):
+        now.addcmul_(decay_now, later)
     return advantages, advantages + values

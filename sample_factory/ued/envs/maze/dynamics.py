@@ -123,36 +123,47 @@ class ArrayDynamics:
         )
         self._image_shape = (-1, tables.view_size, tables.view_size, self._codes.shape[1])
         self._row_starts = np.empty(0, np.int64)
+        self._last: tuple[MazeState | None, np.ndarray, np.ndarray] = (None, self._row_starts, self._row_starts)
 
     def step(self, state: MazeState, actions: Tensor) -> StepOutcome:
-        walker, limit = state.walker.numpy(), self._tables.max_episode_steps
+        walker, tiles = self._arrays(state)
         time = walker[:, TIME]
         action_and_dir = actions.numpy() * NUM_DIRECTIONS
         action_and_dir += walker[:, DIR]
         ahead = self._moves.take(action_and_dir)
         ahead += walker[:, POS]
         ahead += self._starts_of(walker)
-        cell = state.tiles.numpy().reshape(-1).take(ahead)
+        cell = tiles.take(ahead)
         change = cell * (NUM_ACTIONS * NUM_DIRECTIONS)
         change += action_and_dir
         walker[:, : TIME + 1] += self._changes.take(change, axis=0)
 
-        hit, timeout = cell == GOAL, time >= limit
+        hit, timeout = cell == GOAL, time >= self._tables.max_episode_steps
         reward = self._rewards.take(time, mode="clip")
         reward *= hit
         return StepOutcome(torch.from_numpy(reward), torch.from_numpy(hit | timeout), torch.from_numpy(timeout > hit))
 
     def look(self, state: MazeState) -> tuple[Tensor, Tensor]:
-        walker, agent_cell = state.walker.numpy(), self._tables.agent_cell
+        walker, tiles = self._arrays(state)
+        agent_cell = self._tables.agent_cell
         direction = walker[:, DIR].copy()
         first = walker[:, POS] + self._starts_of(walker)
         places = self._view.take(direction, axis=0)
         places += first[:, np.newaxis]
-        cells = state.tiles.numpy().reshape(-1).take(places)  # [B, k * k]
+        cells = tiles.take(places)  # [B, k * k]
         if agent_cell is not None:
             np.add(direction, FIRST_AGENT, out=cells[:, agent_cell])
         image = self._codes.take(cells, axis=0).reshape(self._image_shape)
         return torch.from_numpy(image), torch.from_numpy(direction)
+
+    def _arrays(self, state: MazeState) -> tuple[np.ndarray, np.ndarray]:
+        """The walker, in the memory of the state, and the tiles as one row. A rollout always has the same state."""
+        last, walker, tiles = self._last
+        if state is not last:
+            walker, tiles = state.walker.numpy(), state.tiles.numpy().reshape(-1)
+            if state.tiles.is_contiguous():  # else the row is a copy, which would not see new levels
+                self._last = (state, walker, tiles)
+        return walker, tiles
 
     def _starts_of(self, walker: np.ndarray) -> np.ndarray:
         """[B] int64: where each row of the state begins in its flat storage."""

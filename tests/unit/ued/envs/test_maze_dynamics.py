@@ -137,8 +137,9 @@ def test_walks_equal_the_plain_maze(
 
 @pytest.mark.parametrize("normalize_obs", [True, False])
 @pytest.mark.parametrize("one_hot_obs", [True, False])
+@pytest.mark.parametrize("side_by_side", [True, False])
 def test_both_dynamics_give_the_same_bits(
-    one_hot_obs: bool, normalize_obs: bool, monkeypatch: pytest.MonkeyPatch
+    side_by_side: bool, one_hot_obs: bool, normalize_obs: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     envs = []
     for kind in (ArrayDynamics, TensorDynamics):
@@ -146,12 +147,17 @@ def test_both_dynamics_give_the_same_bits(
         envs.append(make_maze(n_walls=40, max_episode_steps=30, one_hot_obs=one_hot_obs, normalize_obs=normalize_obs))
     generator = torch.Generator().manual_seed(2)
     levels = envs[0].sample_levels(9, generator)
-    # rows that lie apart in memory, as after a selection
-    states = [env.reset(levels.repeat_interleave(2))[::2] for env in envs]
-    for _ in range(40):
+    starts = [env.reset(levels.repeat_interleave(2)) for env in envs]
+    # rows that lie side by side, or apart in memory
+    states = [start[:9] if side_by_side else start[::2] for start in starts]
+    for step in range(40):
         seen = [env.observe(state) for env, state in zip(envs, states, strict=True)]
         for name in seen[0]:
             torch.testing.assert_close(seen[0][name], seen[1][name], rtol=0, atol=0)
+        if step % 7 == 0:
+            fresh = envs[0].sample_levels(2, generator)
+            for env, state in zip(envs, states, strict=True):
+                state.put(torch.tensor([2, 5]), env.reset(fresh))
         actions = torch.randint(0, 3, (9,), generator=generator)
         outcomes = [env.step(state, actions) for env, state in zip(envs, states, strict=True)]
         for name in ("reward", "done", "truncated"):
