@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor
 
 from sample_factory.ued.envs.interfaces import Observations, StepOutcome, TeacherEnv, UedEnv
@@ -172,7 +171,8 @@ def _add_final_values(
 
 def log_probs_of(logits: Tensor, actions: Tensor) -> Tensor:
     """Log-probabilities ``[...]`` of ``actions`` ``[...]`` under categorical ``logits`` ``[..., A]``."""
-    return F.log_softmax(logits, dim=-1).gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    # torch normalises short rows slowly
+    return logits.gather(-1, actions.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
 @torch.no_grad()

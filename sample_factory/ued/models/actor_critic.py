@@ -14,11 +14,13 @@ from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
 from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
 from sample_factory.ued.models.options import ModelOptions
+from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.s5 import S5Core
 from sample_factory.ued.models.sequences import tanh
 from sample_factory.ued.models.trunk import KERNEL, Trunk
 from sample_factory.ued.models.windows import WindowTable
 
+_WORTH_PACKING = 1024  # rows
 POLICY_INIT_SCALE = 0.01  # of the last layer: the first policy is all but uniform
 
 Observations = dict[str, Tensor]
@@ -154,7 +156,11 @@ def _head_outputs(heads: list[Head], x: Tensor) -> list[Tensor]:
     """Outputs of all heads for the same input; they share one product with it."""
     layers = [head.first for head in heads]
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
-    joint = F.linear(x, weight, bias)
+    rows = x.flatten(0, -2)
+    if torch.is_grad_enabled() or len(rows) < _WORTH_PACKING:
+        joint = F.linear(x, weight, bias)
+    else:
+        joint = product_with(weight, len(rows))(rows).add_(bias).unflatten(0, x.shape[:-1])
     if len(heads[0].hidden) > 0:
         joint = tanh(joint)
     outputs = joint.split([layer.out_features for layer in layers], dim=-1)

@@ -90,3 +90,13 @@ def test_the_given_carry_is_not_written_to(core):
         actor.act(observations()[0])
         actor.reset(torch.tensor([0]))
     assert all(not part.any() for part in carry)
+
+
+@pytest.mark.parametrize("options", [{"value_ensemble_size": 3}, {"n_hidden_layers": 0}])
+def test_values_of_many_steps_do_not_depend_on_gradients(options):
+    model = small_student("lstm", **options)
+    x = torch.randn(40, 32, model.core.output_size, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        values = model.head_values(x)
+    assert torch.allclose(values, model.head_values(x), atol=1e-5)
+    assert values.shape == (40, 32, options.get("value_ensemble_size", 1))
