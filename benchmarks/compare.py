@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.limits import Limits, measure_limits
-from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure
+from benchmarks.measuring import LOCK_HELP, MachineLock, Measurement, TooFewReports, measure, run_length
 from benchmarks.results_io import REPOSITORY, Row, git_commit, machine_info, paired_row, write_result
 from benchmarks.workloads import EVERY_WORKLOAD, OTHER_THREADS_SUFFIX, Workload, workload_names
 
@@ -156,7 +156,7 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--workloads", nargs="+", default=["W1"], metavar="NAME", choices=["all", "gpu", *EVERY_WORKLOAD]
     )
     parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=30.0, help="length of one run after its start-up")
+    parser.add_argument("--seconds", type=run_length, default=30.0, help="length of one run after its start-up")
     parser.add_argument("--omp", default="1", help="OMP_NUM_THREADS of both sides, or 'unset'")
     parser.add_argument("--ours_flags", default="", help="flags for our side only, in one string")
     parser.add_argument("--limits", action="store_true", help="also measure what this machine could do at most")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import os
 import re
@@ -22,9 +23,19 @@ START_UP_TIMEOUT_SEC = 180.0
 # Reports come every five seconds: one that is due at the very end of a run still counts.
 _GRACE_SEC = 0.5
 
+_LEAST_SEC = 15.0
+
 _FRAMES = re.compile(r"Total num frames: (\d+)\..*lag: \(min: (-?[\d.]+|nan), avg: (-?[\d.]+|nan), max")
 _REWARD = re.compile(r"Avg episode rewards?: (.*)$", re.MULTILINE)
 _NUMBER = re.compile(r"-?\d+\.\d+")
+
+
+def run_length(text: str) -> float:
+    """Type of ``--seconds``: an error where every run would end without a result."""
+    seconds = float(text)
+    if seconds < _LEAST_SEC:
+        raise argparse.ArgumentTypeError(f"{text} is too short: programs report every five seconds; give 20 or more")
+    return seconds
 
 
 @dataclass(frozen=True)

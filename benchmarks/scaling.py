@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.compare import Side, interpreter, measurement_text, ours_side
-from benchmarks.measuring import LOCK_HELP, MachineLock, TooFewReports, measure
+from benchmarks.measuring import LOCK_HELP, MachineLock, TooFewReports, measure, run_length
 from benchmarks.results_io import Row, paired_row, write_result
 from benchmarks.workloads import WORKLOADS, Workload
 
@@ -88,7 +88,7 @@ def _parse_args(argv: list[str] | None) -> Any:
     parser.add_argument("--original", type=interpreter, help="Python that has sample-factory 2.1.1 installed")
     parser.add_argument("--workloads", nargs="+", choices=list(WORKLOADS), default=["W1", "W1z_vector"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=20.0, help="length of one run after its start-up")
+    parser.add_argument("--seconds", type=run_length, default=20.0, help="length of one run after its start-up")
     parser.add_argument("--lock", help=LOCK_HELP)
     parser.add_argument("--save", action="store_true", help="write benchmarks/results/throughput/scaling.json")
     return parser.parse_args(argv)

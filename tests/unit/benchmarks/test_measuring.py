@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from benchmarks import compare, scaling
 from benchmarks.measuring import MachineLock, Report, TooFewReports, evaluate, measure, parse_frames, parse_reward
 from benchmarks.results_io import Row, paired_row, read_results, write_result
 from sample_factory.monitoring.console_lines import fps_line, reward_line
@@ -23,6 +24,15 @@ ORIGINAL_REWARD = "\x1b[36m[2026-01-01 19:19:02,169][06614] Avg episode reward: 
 
 def report(time_sec: float, frames: int, lag: float = 1.0, cpu_sec: float = 0.0, pss_mib: float = 10.0) -> Report:
     return Report(time_sec, frames, lag, cpu_sec, pss_mib)
+
+
+def test_runs_without_a_result_are_refused_before_they_begin(capsys):
+    for main in (compare.main, scaling.main):
+        with pytest.raises(SystemExit, match="2"):
+            main([f"--original={sys.executable}", "--seconds=5"])
+        assert (
+            "--seconds: 5 is too short: programs report every five seconds; give 20 or more" in capsys.readouterr().err
+        )
 
 
 def test_lines_of_both_programs_are_understood():
