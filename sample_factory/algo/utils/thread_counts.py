@@ -1,7 +1,8 @@
 """How many threads torch should use inside of one operation ("intra-op threads").
 
 The rule for the processes of learners: as many as the arithmetic of one call keeps busy, as long as there are cores
-nobody else needs. Rollout and inference workers have one. The threads of one operation wait for the slowest of them,
+nobody else needs. Rollout and inference workers have one, and in serial
+mode free cores do not matter. The threads of one operation wait for the slowest of them,
 several thousand times per second: one that has to share its core makes all of them slow (a recurrent learner takes five
 times as long with two threads as with one when other processes keep both cores busy). Where that leaves a learner one
 thread, the rows of its minibatches may be shared by threads that hardly ever wait for each other (see
@@ -105,3 +106,15 @@ def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> tuple[
     torch.set_num_threads(num_threads)
     set_row_threads(sharing_rows)
     return num_threads, sharing_rows
+
+
+def limit_serial_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
+    """Serial mode: no more threads for operations than an update keeps busy; returns how many there were before.
+
+    The process is that of the user, who gets them back. No core is left free: a single process does everything.
+    """
+    before = torch.get_num_threads()
+    if cfg.device != "gpu" and num_threads_from_environment() is None:
+        flops = 3.0 * flops_per_sample(model, obs_space) * cfg.batch_size
+        torch.set_num_threads(min(before, max(1, int(flops / MIN_FLOPS_PER_THREAD))))
+    return before

@@ -26,6 +26,7 @@ from sample_factory.algo.utils.thread_counts import (
     num_threads_from_environment,
     num_usable_cores,
 )
+from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
 from sample_factory.ued.rollout_threads import set_rollout_threads
@@ -60,6 +61,8 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
     device = device_of(config, ranks.rank)
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_freed_memory()
     parts = make_parts(config, ranks, device)
     if config.level_grid_interval:
         level_grids.check_can_draw(parts.curriculum)

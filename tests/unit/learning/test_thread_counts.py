@@ -15,6 +15,7 @@ from sample_factory.algo.utils.thread_counts import (
     MAX_THREADS,
     choose_num_threads,
     flops_per_sample,
+    limit_serial_threads,
     num_learner_threads,
     num_row_threads,
     num_threads_from_environment,
@@ -94,6 +95,31 @@ def test_learner_counts_the_other_processes(tmp_path: Path, monkeypatch: pytest.
 )
 def test_threads_that_share_rows(cores: int, learners: int, expected: int) -> None:
     assert num_row_threads(cores, learners) == expected
+
+
+def test_serial_mode_has_the_threads_an_update_keeps_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    info = make_env_info()
+    cfg = make_cfg(tmp_path)
+    model = make_learner(cfg, info).actor_critic
+    flops_per_step = 3.0 * flops_per_sample(model, info.obs_space)
+
+    def threads(update_flops: float) -> int:
+        torch.set_num_threads(3)
+        cfg.batch_size = update_flops / flops_per_step
+        assert limit_serial_threads(cfg, model, info.obs_space) == 3
+        return torch.get_num_threads()
+
+    try:
+        assert [threads(flops) for flops in (1e6, 1.5e8, 2.5e8, 1e10)] == [1, 1, 2, 3]
+        cfg.device = "gpu"
+        assert threads(1e6) == 3
+        cfg.device = "cpu"
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert threads(1e6) == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
