@@ -1,12 +1,11 @@
 """How many threads torch should use inside of one operation ("intra-op threads").
 
 The rule for the processes of learners: as many as the arithmetic of one call keeps busy, as long as there are cores
-nobody else needs. Rollout and inference workers have one, and in serial
-mode free cores do not matter. The threads of one operation wait for the slowest of them,
-several thousand times per second: one that has to share its core makes all of them slow (a recurrent learner takes five
-times as long with two threads as with one when other processes keep both cores busy). Where that leaves a learner one
-thread, the rows of its minibatches may be shared by threads that hardly ever wait for each other (see
-:mod:`row_threads`). ``OMP_NUM_THREADS`` in the environment wins over both rules.
+nobody else needs. Rollout and inference workers have one; in serial mode it does not matter whether cores are free. The
+threads of one operation wait for the slowest of them, several thousand times per second: one that has to share its core
+makes all of them slow (a recurrent learner takes five times as long with two threads as with one when other processes
+keep both cores busy). Where that leaves a learner one thread, the rows of its minibatches may be shared by threads that
+hardly ever wait for each other (see :mod:`row_threads`). ``OMP_NUM_THREADS`` in the environment wins over all of this.
 """
 
 from __future__ import annotations
