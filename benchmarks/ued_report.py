@@ -95,7 +95,8 @@ def speed_section(results: Mapping[str, Result]) -> str:
         "are of neighbouring slices: median, smallest and largest. The machine is shared with other work, which "
         "takes from the clock of both; ratios of processor time depend on it less. minimax uses all cores it finds, "
         "as does a run here whose operations have two threads (`--n_threads=2`), which next to other work is far "
-        "slower; by default its threads share the rows of recurrent networks instead, and it plays with one.\n\n"
+        "slower; by default its threads share the rows of recurrent networks instead, and rollouts measure every now "
+        "and then whether their largest product is faster with a second one.\n\n"
     )
     header = ("what", "size", "threads here", "here", "minimax", "ratio", "of CPU time", "CPU s per cycle", "aim")
     return text + _table(header, rows)
