@@ -77,6 +77,11 @@ def _area(stride: Any) -> float:
     return float(stride[0] * stride[1]) if isinstance(stride, tuple) else float(stride) ** 2
 
 
+def _flops_per_update(cfg: Config, model: nn.Module, obs_space: Any) -> float:
+    """Of one minibatch: a gradient costs twice as much as the forward pass."""
+    return 3.0 * flops_per_sample(model, obs_space) * cfg.batch_size
+
+
 def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     """For the process of one learner, beside the rollout workers, inference workers and other learners of the run."""
     asked = num_threads_from_environment()
@@ -86,7 +91,7 @@ def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     others = cfg.num_workers + cfg.num_policies - 1
     if not topology.inference_in_rollout_workers:
         others += cfg.num_policies * topology.inference_workers_per_policy
-    return choose_num_threads(3.0 * flops_per_sample(model, obs_space) * cfg.batch_size, num_usable_cores(), others)
+    return choose_num_threads(_flops_per_update(cfg, model, obs_space), num_usable_cores(), others)
 
 
 def num_row_threads(usable_cores: int, learners: int) -> int:
@@ -114,6 +119,5 @@ def limit_serial_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
     """
     before = torch.get_num_threads()
     if cfg.device != "gpu" and num_threads_from_environment() is None:
-        flops = 3.0 * flops_per_sample(model, obs_space) * cfg.batch_size
-        torch.set_num_threads(min(before, max(1, int(flops / MIN_FLOPS_PER_THREAD))))
+        torch.set_num_threads(max(1, min(before, int(_flops_per_update(cfg, model, obs_space) / MIN_FLOPS_PER_THREAD))))
     return before
