@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 import torch
 
+from sample_factory.algo.utils.blas_threads import OneBlasThread
 from sample_factory.ued.models.packed import set_product_threads
 
 _STRETCH = 16  # steps that are measured together
@@ -90,6 +91,7 @@ class _Setting:
     def __init__(self) -> None:
         self.several = 1
         self.measured: dict[str, MeasuredThreads] = {}
+        self.one_blas_thread = OneBlasThread()
 
 
 _setting = _Setting()
@@ -106,12 +108,16 @@ def rollout_threads(kind: str, device: torch.device) -> Iterator[Callable[[], ob
     """Threads for a rollout; call the yielded function after every step. Kinds of rollouts are measured by themselves,
     because their steps differ.
     """
-    if _setting.several == 1 or device.type != "cpu":
+    if device.type != "cpu":
         yield lambda: None
         return
-    measured = _setting.measured.setdefault(kind, MeasuredThreads(_setting.several))
-    measured.begin()
-    try:
-        yield measured.tick
-    finally:
-        measured.end()
+    with _setting.one_blas_thread:
+        if _setting.several == 1:
+            yield lambda: None
+            return
+        measured = _setting.measured.setdefault(kind, MeasuredThreads(_setting.several))
+        measured.begin()
+        try:
+            yield measured.tick
+        finally:
+            measured.end()

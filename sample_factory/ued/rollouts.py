@@ -92,6 +92,20 @@ def gumbel_noise(shape: list[int], generator: Generator) -> Tensor:
     return uniform.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()
 
 
+def _any(flags: Tensor) -> bool:
+    return bool(flags.numpy().any()) if flags.device.type == "cpu" else bool(flags.any())
+
+
+def write_samples(logits: Tensor, noise: Tensor, actions: Tensor) -> None:
+    """Write samples of categorical distributions ``[B, A]`` into ``actions`` ``[B]``; uses the Gumbel noise up."""
+    if noise.device.type == "cpu":
+        array = noise.numpy()
+        array += logits.numpy()
+        array.argmax(axis=1, out=actions.numpy())
+    else:
+        torch.argmax(noise.add_(logits), dim=1, out=actions)
+
+
 @torch.no_grad()
 def collect_rollout(
     env: UedEnv,
@@ -124,12 +138,12 @@ def collect_rollout(
         for t, (noise_now, actions_now) in enumerate(_in_step(noise, actions)):
             obs = env.observe(state)
             observations.append(obs)
-            torch.argmax(noise_now.add_(actor.act(obs)), dim=1, out=actions_now)
+            write_samples(actor.act(obs), noise_now, actions_now)
             outcome = env.step(state, actions_now, generator)
             outcomes.append(outcome)
             if final_values is not None:
                 _add_final_values(final_values[t], env, state, model, actor, outcome.truncated)
-            if outcome.done.any():
+            if _any(outcome.done):
                 done_idx = outcome.done.nonzero().squeeze(1)
                 state.put(done_idx, restart(done_idx, state))
                 if t + 1 < num_steps:
@@ -199,7 +213,7 @@ def collect_teacher_rollout(
         for noise_now, actions_now in _in_step(noise, actions):
             obs = env.observe(state, generator)
             observations.append(obs)
-            torch.argmax(noise_now.add_(actor.act(obs)), dim=1, out=actions_now)
+            write_samples(actor.act(obs), noise_now, actions_now)
             env.step(state, actions_now, generator)
             step_done()
     values, logits = actor.values_and_logits()

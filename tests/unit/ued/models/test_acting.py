@@ -92,6 +92,17 @@ def test_the_given_carry_is_not_written_to(core):
     assert all(not part.any() for part in carry)
 
 
+@pytest.mark.filterwarnings("error")
+def test_gates_of_an_lstm_that_are_shut():
+    """The exponential of a gate's input is infinite then."""
+    model = small_student("lstm")
+    with torch.no_grad():
+        model.core.bias[: 3 * model.core.output_size] = torch.tensor([-200.0, 200.0, -80.0]).repeat(
+            model.core.output_size
+        )
+    compare(model, observations())
+
+
 @pytest.mark.parametrize("options", [{"value_ensemble_size": 3}, {"n_hidden_layers": 0}])
 def test_values_of_many_steps_do_not_depend_on_gradients(options):
     model = small_student("lstm", **options)
