@@ -79,7 +79,7 @@ class LstmActor(CoreActor):
         self._gates_size = 3 * size
         self._input = _JointInput(carry[1], core.input_size)
         self.features, self._hidden = self._input.features, self._input.hidden
-        self._multiply = self._input.product_with(core.weight_ih, core.weight_hh, core.bias, 3 * size)
+        self._multiply = self._input.product_with(core.weight_ih, core.weight_hh, core.bias, num_negated=3 * size)
         self._cell = carry[0].clone()
         self._cell_array, self._hidden_array = self._cell.numpy(), self._hidden.numpy()
         # Dense arrays of its own are faster than the columns of the product.
@@ -111,6 +111,8 @@ class LstmActor(CoreActor):
 
 
 class GruActor(CoreActor):
+    """Divides as :class:`LstmActor` does."""
+
     def __init__(self, core: GruCore, carry: Carry, num_envs: int) -> None:
         size = self._size = core.output_size
         self._input = _JointInput(carry[0], core.input_size)
@@ -120,8 +122,12 @@ class GruActor(CoreActor):
         none, recurrent = torch.zeros(size, size), core.weight_hh
         hidden_weight = torch.cat([recurrent[: 2 * size], none, recurrent[2 * size :]])
         self._multiply = self._input.product_with(
-            input_weight, hidden_weight, torch.cat([core.bias, core.candidate_bias])
+            input_weight, hidden_weight, torch.cat([core.bias, core.candidate_bias]), num_negated=2 * size
         )
+        self._hidden_array = self._hidden.numpy()
+        self._divisors = np.empty((num_envs, 2 * size), np.float32)
+        self._reset_divisor, self._update_divisor = np.split(self._divisors, 2, axis=1)
+        self._candidate = np.empty((num_envs, size), np.float32)
 
     @property
     def carry(self) -> Carry:
@@ -130,15 +136,19 @@ class GruActor(CoreActor):
     def reset(self, idx: Tensor) -> None:
         self._hidden.index_fill_(0, idx, 0.0)
 
+    @np.errstate(over="ignore")
     def step(self, output: Tensor) -> None:
-        gates, size = self._multiply(), self._size
-        gates[:, : 2 * size].sigmoid_()
-        r, z, n, candidate = gates.split(size, dim=1)
-        n.addcmul_(r, candidate)
-        n_array = n.numpy()
-        np.tanh(n_array, out=n_array)
-        torch.lerp(n, self._hidden, z, out=output)
-        self._hidden.copy_(output)
+        product, size = self._multiply().numpy(), self._size
+        np.exp(product[:, : 2 * size], out=self._divisors)
+        self._divisors += 1.0
+        candidate, hidden = self._candidate, output.numpy()
+        np.divide(product[:, 3 * size :], self._reset_divisor, out=candidate)
+        candidate += product[:, 2 * size : 3 * size]
+        np.tanh(candidate, out=candidate)
+        np.subtract(self._hidden_array, candidate, out=hidden)
+        hidden /= self._update_divisor
+        hidden += candidate
+        self._hidden_array[...] = hidden
 
 
 class S5Actor(CoreActor):

@@ -93,13 +93,12 @@ def test_the_given_carry_is_not_written_to(core):
 
 
 @pytest.mark.filterwarnings("error")
-def test_gates_of_an_lstm_that_are_shut():
+@pytest.mark.parametrize(("core", "num_gates"), [("lstm", 3), ("gru", 2)])
+def test_gates_that_are_shut(core, num_gates):
     """The exponential of a gate's input is infinite then."""
-    model = small_student("lstm")
-    with torch.no_grad():
-        model.core.bias[: 3 * model.core.output_size] = torch.tensor([-200.0, 200.0, -80.0]).repeat(
-            model.core.output_size
-        )
+    model = small_student(core)
+    gates = model.core.bias.detach()[: num_gates * model.core.output_size]
+    gates.copy_(torch.tensor([-200.0, 200.0, -80.0]).repeat(len(gates))[: len(gates)])
     compare(model, observations())
 
 
