@@ -250,8 +250,8 @@ CASES = (
         "traceback",
         "1",
         "one error",
-        "1",
-        ("F1_failed_start_is_in_result_and_log",),
+        "2",
+        ("F1_train_dir_that_cannot_be_made",),
     ),
     Case(33, "unknown flag, wrong type", "argparse error", "2", "the same, with near matches", "2", ("F1_all_flags",)),
     Case(

@@ -28,7 +28,7 @@ from sample_factory.algo.utils.env_info import extract_env_info
 from sample_factory.algo.utils.make_env import BatchedVecEnv, make_env_func_batched
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import load_from_checkpoint, parse_full_cfg, parse_sf_args
-from sample_factory.cfg.persistence import find_config, read_config
+from sample_factory.cfg.persistence import require_saved_config
 from sample_factory.cfg.validation import ConfigError, check_cfg_before_evaluation, resolve_device
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
@@ -172,13 +172,16 @@ def _load_cfg(argv: Sequence[str] | None) -> AttrDict:
     """Configuration of the experiment with the command line on top; custom flags are known from the experiment."""
     parser, partial_cfg = parse_sf_args(argv, evaluation=True)
     if not partial_cfg.help:
-        config_file = find_config(partial_cfg)
-        if config_file is not None:
-            add_recorded_args(parser, read_config(config_file))
+        # First of all: without the experiment nobody knows its environment and its flags.
+        add_recorded_args(parser, _saved_config(partial_cfg))
     cfg = parse_full_cfg(parser, argv)
     resolve_env(cfg)
+    return load_from_checkpoint(cfg)
+
+
+def _saved_config(cfg: Config) -> AttrDict:
     try:
-        return load_from_checkpoint(cfg)
+        return require_saved_config(cfg)
     except FileNotFoundError as exc:
         raise MissingExperimentError(exc) from exc
 

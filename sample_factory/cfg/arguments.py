@@ -29,9 +29,8 @@ from sample_factory.cfg.persistence import (
     cfg_dict,
     config_path,
     merge_saved,
-    read_config,
     read_or_rebuild_config,
-    require_config,
+    require_saved_config,
     save_config,
 )
 from sample_factory.cfg.rules import EnvShape, resolve_recurrence
@@ -164,15 +163,9 @@ def load_from_checkpoint(cfg: Config) -> AttrDict:
         FileNotFoundError: the experiment has no saved configuration.
         ConfigError: the file is broken for good, or the experiment name leads outside the train dir.
     """
-    return merge_saved(cfg, _require_saved(cfg))
-
-
-def _require_saved(cfg: Config) -> AttrDict:
-    saved = read_or_rebuild_config(cfg)
-    if saved is None:
-        saved = read_config(require_config(cfg))  # says what is missing
+    saved = require_saved_config(cfg)
     log.warning(f"Loading existing experiment configuration from {config_path(cfg)}")
-    return saved
+    return merge_saved(cfg, saved)
 
 
 def maybe_load_from_checkpoint(cfg: Config) -> AttrDict:
@@ -200,7 +193,7 @@ def checkpoint_override_defaults(cfg: Config, parser: ArgumentParser) -> AttrDic
         FileNotFoundError: the experiment has no saved configuration.
         ConfigError: the file is broken for good, or the experiment name leads outside the train dir.
     """
-    saved = _require_saved(cfg)
+    saved = require_saved_config(cfg)
     loaded = merge_saved(Namespace(**{**cfg_dict(cfg), "cli_args": {}}), saved)
     parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved})
     return loaded

@@ -47,17 +47,19 @@ def _location_problems(train_dir: str, experiment: str) -> list[str]:
     root = os.path.realpath(train_dir)
     folder = os.path.realpath(os.path.join(train_dir, experiment))
     if folder != root and os.path.commonpath([root, folder]) == root:
-        return _obstacle_problems(folder, experiment)
+        return _obstacle_problems(root, train_dir, folder, experiment)
     parent, name = os.path.split(folder)
     repair = f"name its real place: --train_dir={parent} --experiment={name}"
     return [f"--experiment={experiment}: leads outside --train_dir through a symbolic link, to {folder}; {repair}"]
 
 
-def _obstacle_problems(folder: str, experiment: str) -> list[str]:
+def _obstacle_problems(root: str, train_dir: str, folder: str, experiment: str) -> list[str]:
     """The folder, or the nearest parent that exists, must not be a file."""
     existing = folder
     while not os.path.exists(existing):
         existing = os.path.dirname(existing)
     if os.path.isdir(existing):
         return []
-    return [f"--experiment={experiment}: {existing} is a file, not a folder; choose another name or remove the file"]
+    is_inside = existing.startswith(os.path.join(root, ""))
+    flag = f"--experiment={experiment}" if is_inside else f"--train_dir={train_dir}"
+    return [f"{flag}: {existing} is a file, not a folder; choose another name or remove the file"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,7 @@ from sample_factory.cfg.experiment_path import experiment_problems
 from sample_factory.cfg.flags import FLAGS, training_defaults
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.durable_files import set_aside, write_atomically
+from sample_factory.utils.paths import CONFIG_FILE_NAME
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import cfg_file, cfg_file_old, experiment_dir, log
 
@@ -53,21 +55,6 @@ def find_config(cfg: Config) -> Path | None:
     return path if path.is_file() else None
 
 
-def require_config(cfg: Config) -> Path:
-    """Path of the saved configuration.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    path = find_config(cfg)
-    if path is None:
-        raise FileNotFoundError(
-            f"Could not find the configuration of experiment {cfg.experiment} in {config_path(cfg)}. "
-            f"Check --experiment={cfg.experiment} and --train_dir={cfg.train_dir}."
-        )
-    return path
-
-
 def read_or_rebuild_config(cfg: Config) -> AttrDict | None:
     """The saved configuration of an experiment; None if there is none.
 
@@ -96,6 +83,28 @@ def read_or_rebuild_config(cfg: Config) -> AttrDict | None:
     log.warning(f"{config_path(cfg)} is {'broken' if error else 'missing'}: rebuilt from the copy in {checkpoint}")
     _repair(config_path(cfg), saved)
     return saved
+
+
+def require_saved_config(cfg: Config) -> AttrDict:
+    """As :func:`read_or_rebuild_config`.
+
+    Raises:
+        FileNotFoundError: there is no saved configuration.
+    """
+    saved = read_or_rebuild_config(cfg)
+    if saved is None:
+        near = difflib.get_close_matches(cfg.experiment, _experiments_in(Path(cfg.train_dir)), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise FileNotFoundError(
+            f"Could not find the configuration of experiment {cfg.experiment} in {config_path(cfg)}. "
+            f"Check --experiment={cfg.experiment} and --train_dir={cfg.train_dir}{hint}"
+        )
+    return saved
+
+
+def _experiments_in(train_dir: Path) -> list[str]:
+    """Names of the experiments directly in a train dir."""
+    return [path.parent.name for path in train_dir.glob(f"*/{CONFIG_FILE_NAME}")]
 
 
 def _repair(path: Path, saved: AttrDict) -> None:

@@ -90,6 +90,16 @@ def test_F1_failed_start_is_in_result_and_log_with_its_traceback(start_run):
     assert log.index("RuntimeError: the environment cannot be built") < log.index("Run ended with exit code 1")
 
 
+@thorough
+@multiproc
+def test_F1_train_dir_that_cannot_be_made_is_one_error(start_run):
+    """Nobody, not even root, can make a folder there."""
+    run = start_run("--train_dir=/proc/no_such_folder")
+    assert run.finish(30) == 2
+    assert "--train_dir=/proc/no_such_folder: the folder" in run.output
+    assert "Traceback" not in run.output
+
+
 # --- F2: names of experiments ---
 
 

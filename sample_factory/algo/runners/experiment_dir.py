@@ -72,7 +72,7 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
     nothing is ever deleted.
 
     :raises ExperimentInUseError: another run uses the folder; it is not touched.
-    :raises ConfigError: the folder is to be moved, but is none of ours.
+    :raises ConfigError: the folder is to be moved, but is none of ours; or it cannot be made or written to.
     """
     directory = Path(experiment_dir(cfg, mkdir=False))
     behavior = cfg.restart_behavior
@@ -92,8 +92,16 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
         log.warning(f"Moving the existing experiment {directory} to {aside}")
         directory.rename(aside)
         lock.release()
-    directory.mkdir(parents=True, exist_ok=True)
-    lock = _locked(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = _locked(directory)
+    except OSError as exc:
+        raise ConfigError(
+            [
+                f"--train_dir={cfg.train_dir}: the folder {directory} cannot be made, or not be written to ({exc}); "
+                "choose another --train_dir, or change its permissions"
+            ]
+        ) from exc
     _announce_run(directory)
     return lock
 

@@ -73,6 +73,12 @@ def test_files_in_the_way_are_reported(tmp_path: Path, name: str) -> None:
     assert f"--experiment={name}: {tmp_path / 'file'} is a file" in problem
 
 
+def test_a_train_dir_that_is_a_file_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (problem,) = experiment_problems(str(tmp_path / "file"), "run")
+    assert f"--train_dir={tmp_path / 'file'}: {tmp_path / 'file'} is a file" in problem
+
+
 @pytest.mark.parametrize("flag", ["video_name", "csv_folder_name"])
 @pytest.mark.parametrize("value", ["../x", "/tmp/x", "a/../../x", "a\nb"])
 def test_names_of_outputs_lead_nowhere_else(flag: str, value: str) -> None:

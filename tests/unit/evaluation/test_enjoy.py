@@ -13,6 +13,7 @@ from sample_factory import enjoy as enjoy_module
 from sample_factory.algo.utils.context import reset_global_context
 from sample_factory.enjoy import enjoy, load_state_dict, main, make_env
 from sample_factory.model.actor_critic import create_actor_critic
+from sample_factory.utils.checkpoint_files import CONFIG_KEY
 from tests.unit.evaluation.experiments import (
     CountdownEnv,
     MaskedEnv,
@@ -246,7 +247,7 @@ def test_cli_prints_the_result_last_and_returns_0(countdown, tmp_path, capsys):
     assert last_line == "Evaluated countdown (experiment run, policy 0): 2 episodes, average reward 5.000"
 
 
-def test_cli_unknown_environment_names_near_matches_and_returns_2(tmp_path, capsys):
+def test_cli_unknown_environment_names_near_matches_and_returns_2(countdown, tmp_path, capsys):
     assert main(command_line(tmp_path, "CartPol-v1")) == 2
     assert "CartPole-v1" in capsys.readouterr().err
 
@@ -264,9 +265,27 @@ def test_cli_policy_that_does_not_exist_returns_2(countdown, tmp_path, capsys):
 
 
 def test_cli_without_experiment_returns_1(tmp_path, capsys):
-    register("countdown", CountdownEnv, [])
-    assert main(command_line(tmp_path, "countdown")) == 1
+    """Its environment is unknown then, too: only the experiment says which module registers it."""
+    assert main(command_line(tmp_path, "of_a_module_nobody_named")) == 1
     assert "--experiment=run" in capsys.readouterr().err
+
+
+def test_cli_mistyped_experiment_names_near_matches(countdown, tmp_path, capsys):
+    assert main([*command_line(tmp_path, "countdown"), "--experiment=rum"]) == 1
+    assert "did you mean run?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, "{"])
+def test_cli_takes_a_lost_configuration_from_the_checkpoint(countdown, tmp_path, content):
+    config_path = tmp_path / "run" / "config.json"
+    saved = json.loads(config_path.read_text())
+    (checkpoint,) = (tmp_path / "run" / "checkpoint_p0").iterdir()
+    torch.save({**torch.load(checkpoint), CONFIG_KEY: json.dumps(saved)}, checkpoint)
+    config_path.unlink()
+    if content is not None:
+        config_path.write_text(content)
+    assert main(command_line(tmp_path, "countdown", "--max_num_episodes=1")) == 0
+    assert json.loads(config_path.read_text()) == saved
 
 
 def test_cli_without_checkpoint_returns_1(countdown, tmp_path, capsys):
