@@ -39,7 +39,8 @@ def resolve_env(cfg: Config) -> None:
     3. the module recorded as ``env_module`` in the experiment's config.json registers it;
     4. it is a Gymnasium id (``module:id`` imports the module first).
 
-    :raises UnknownEnvError: none of these; the message lists similar names.
+    :raises UnknownEnvError: none of these, the message lists similar names; or a module named on the command line
+        cannot be imported.
     """
     registry = global_env_registry()
     if cfg.env in registry:
@@ -48,8 +49,9 @@ def resolve_env(cfg: Config) -> None:
     problems: list[str] = []
     given_module = getattr(cfg, "env_module", None)
     recorded_module = _recorded_env_module(cfg)
-    if given_module:
-        _register_from_module(given_module, cfg.env, problems)
+    failed = given_module and not _register_from_module(given_module, cfg.env, problems)
+    if failed and "env_module" in (getattr(cfg, "cli_args", None) or {}):
+        raise UnknownEnvError(f"--env_module={given_module}: {problems[-1]}; check the name and PYTHONPATH")
     if cfg.env not in registry and recorded_module and recorded_module != given_module:
         if _is_inside_experiments(recorded_module, cfg):
             problems.append(f"module {recorded_module} lies inside the train dir and is not imported")
@@ -64,21 +66,22 @@ def resolve_env(cfg: Config) -> None:
     raise UnknownEnvError(_unknown_env_message(cfg.env, problems))
 
 
-def _register_from_module(module_name: str, env_name: str, problems: list[str]) -> None:
-    """Import the module and, if that was not enough, call its registration functions."""
+def _register_from_module(module_name: str, env_name: str, problems: list[str]) -> bool:
+    """Import the module and, if that was not enough, call its registration functions. False if one of it failed."""
     registry = global_env_registry()
     try:
         module = importlib.import_module(module_name)
         for hook in _registration_hooks(module):
             if env_name in registry:
-                return
+                return True
             log.debug("Calling %s.%s() to register environment %s", module_name, hook.__name__, env_name)
             hook()
     except Exception as exc:
         problems.append(f"importing module {module_name} failed: {exc!r}")
-        return
+        return False
     if env_name not in registry:
         problems.append(f"module {module_name} does not register it")
+    return True
 
 
 def _registration_hooks(module: ModuleType) -> list[Callable[[], Any]]:

@@ -48,6 +48,7 @@ _PLUGIN_OF_PREFIX = {
     "Vizdoom": "vizdoom.gymnasium_wrapper",
 }
 _PLUGIN_OF_INFIX = {"NoFrameskip-": "ale_py"}
+_DISTRIBUTION_OF_PLUGIN = {"ale_py": "ale-py"}
 
 
 def gymnasium_wrapper(name: str) -> Any:
@@ -70,7 +71,7 @@ def gymnasium_wrapper(name: str) -> Any:
 def import_env_plugin(env_id: str) -> str:
     """Import what registers this Gymnasium id, if known, and return the id without a ``module:`` prefix.
 
-    :raises ImportError: ``env_id`` names a module that cannot be imported.
+    :raises ImportError: ``env_id`` names a module that cannot be imported, or belongs to a package that is missing.
     """
     if ":" in env_id:
         module_name, _, env_id = env_id.partition(":")
@@ -81,8 +82,12 @@ def import_env_plugin(env_id: str) -> str:
     for module_name in matches:
         try:
             importlib.import_module(module_name)
-        except ImportError:
-            continue  # Gymnasium's own message about the missing package is better than ours
+        except ImportError as exc:
+            if env_id in gym.envs.registry:
+                continue  # somebody else has registered it
+            package = module_name.partition(".")[0]
+            package = _DISTRIBUTION_OF_PLUGIN.get(package, package)
+            raise ImportError(f"{env_id} is of the package {package} ({exc}); pip install {package}") from exc
     return env_id
 
 

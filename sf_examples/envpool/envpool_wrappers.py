@@ -96,7 +96,10 @@ class BatchedRecordEpisodeStatistics(_EnvPoolLayer):
 
 def make_envpool_env(env_id: str, num_envs: int, seed: int, **kwargs: Any) -> BatchedRecordEpisodeStatistics:
     """EnvPool environment ``env_id`` with ``num_envs`` sub-environments that keeps the conventions."""
-    import envpool
+    try:
+        import envpool
+    except ImportError as exc:
+        raise ImportError(f"{env_id} is made by the package envpool ({exc}); pip install envpool") from exc
 
     env = envpool.make(env_id, env_type="gymnasium", num_envs=num_envs, seed=seed, **kwargs)
     return BatchedRecordEpisodeStatistics(EnvPoolResetFixWrapper(env), num_envs=num_envs)

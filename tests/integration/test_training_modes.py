@@ -8,11 +8,17 @@ import re
 
 import psutil
 import pytest
-import torch
 
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.misc import ExperimentStatus
-from sample_factory.algo.utils.thread_counts import num_row_threads, num_threads_from_environment, num_usable_cores
+from sample_factory.algo.utils.thread_counts import (
+    ThreadCounts,
+    num_row_threads,
+    num_threads_from_environment,
+    num_usable_cores,
+    set_threads,
+    threads_now,
+)
 from tests.integration.harness import MODES, SERIAL, SYNC, CountIterations, checkpoints, experiment, result_of, train
 
 pytestmark = pytest.mark.multiproc
@@ -93,16 +99,17 @@ def test_learner_shares_rows_among_threads(tmp_path):
 
 def test_small_models_have_one_thread_in_serial_mode_and_the_process_its_own_afterwards(tmp_path, monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before, seen = torch.get_num_threads(), set()
+    before, seen = threads_now(), set()
     plain_train = Learner.train
-    monkeypatch.setattr(Learner, "train", lambda *args: (seen.add(torch.get_num_threads()), plain_train(*args))[1])
+    monkeypatch.setattr(Learner, "train", lambda *args: (seen.add(threads_now()), plain_train(*args))[1])
     try:
-        torch.set_num_threads(3)
+        set_threads(ThreadCounts(3, 1))
         status, _ = train(tmp_path, *SERIAL, "--train_for_env_steps=500")
         assert status == ExperimentStatus.SUCCESS
-        assert (seen, torch.get_num_threads()) == ({1}, 3)
+        assert seen == {ThreadCounts(1, num_row_threads(num_usable_cores(), learners=1))}
+        assert threads_now() == (3, 1)
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)
 
 
 @pytest.mark.parametrize("mode", ["async", "serial_sync"])

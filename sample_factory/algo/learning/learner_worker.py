@@ -26,7 +26,13 @@ from sample_factory.algo.utils.model_sharing import ParameterServer, SharedWeigh
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.seeding import seed_process
 from sample_factory.algo.utils.shared_buffers import BufferMgr
-from sample_factory.algo.utils.thread_counts import limit_serial_threads, use_learner_threads
+from sample_factory.algo.utils.thread_counts import (
+    ThreadCounts,
+    limit_serial_threads,
+    set_threads,
+    threads_now,
+    use_learner_threads,
+)
 from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
@@ -103,7 +109,7 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         # Kinds of checkpoints asked for while another one was being written.
         self._waiting_saves: set[str] = set()
         self._save_retry_timer: PeriodicTimer | None = None
-        self._threads_before: int | None = None
+        self._threads_before: ThreadCounts | None = None
         self.save_ended.connect(self._on_save_ended)
 
     @signal
@@ -141,10 +147,11 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         model, obs_space = self.learner.actor_critic, self.learner.env_info.obs_space
         if self.cfg.serial_mode:
             if self.policy_id == 0:  # all policies have such a model
-                self._threads_before = limit_serial_threads(self.cfg, model, obs_space)
+                self._threads_before = threads_now()  # the process is that of the user, who gets them back
+                limit_serial_threads(self.cfg, model, obs_space)
         else:
-            threads = use_learner_threads(self.cfg, model, obs_space)
-            log.debug(f"{self.object_id}: torch uses {threads[0]} threads, rows are shared by {threads[1]}")
+            of_operations, sharing_rows = use_learner_threads(self.cfg, model, obs_space)
+            log.debug(f"{self.object_id}: torch uses {of_operations} threads, rows are shared by {sharing_rows}")
         if device.type == "cuda" and not self.cfg.benchmark:
             # Other processes use the same GPU: blocks the allocator keeps for later would be missing there.
             self._cuda_cache_timer = PeriodicTimer(self.event_loop, _CUDA_CACHE_CLEANUP_SEC)
@@ -271,5 +278,5 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
         if self._batcher_thread is not None:
             self._batcher_thread.join(timeout=self.cfg.fault_timeout)
         if self._threads_before is not None:
-            torch.set_num_threads(self._threads_before)
+            set_threads(self._threads_before)
         super().on_stop(*args)

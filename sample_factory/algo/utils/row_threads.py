@@ -58,6 +58,11 @@ def _compute_alone() -> None:
 _threads = _Threads()
 
 
+def get_row_threads() -> int:
+    """How many threads may share the rows of a batch."""
+    return _threads.number
+
+
 def set_row_threads(number: int) -> None:
     """Let up to ``number`` threads share the rows of a batch, from 1 to ``MAX_ROW_THREADS``."""
     if not 1 <= number <= MAX_ROW_THREADS:

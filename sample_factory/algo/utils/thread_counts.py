@@ -1,23 +1,23 @@
 """How many threads torch should use inside of one operation ("intra-op threads").
 
 The rule for the processes of learners: as many as the arithmetic of one call keeps busy, as long as there are cores
-nobody else needs. Rollout and inference workers have one; in serial mode it does not matter whether cores are free. The
-threads of one operation wait for the slowest of them, several thousand times per second: one that has to share its core
-makes all of them slow (a recurrent learner takes five times as long with two threads as with one when other processes
-keep both cores busy). Where that leaves a learner one thread, the rows of its minibatches may be shared by threads that
-hardly ever wait for each other (see :mod:`row_threads`). ``OMP_NUM_THREADS`` in the environment wins over all of this.
+nobody else needs. Rollout and inference workers have one. The threads of one operation wait for the slowest of them,
+several thousand times per second: one that has to share its core makes all of them slow (a recurrent learner takes five
+times as long with two threads as with one when other processes keep both cores busy). Where that leaves a learner one
+thread, the rows of its minibatches may be shared by threads that hardly ever wait for each other (see
+:mod:`row_threads`). ``OMP_NUM_THREADS`` in the environment wins over all of this.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from gymnasium import spaces
 from torch import nn
 
-from sample_factory.algo.utils.row_threads import MAX_ROW_THREADS, set_row_threads
+from sample_factory.algo.utils.row_threads import MAX_ROW_THREADS, get_row_threads, set_row_threads
 from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.utils.typing import Config
 
@@ -29,7 +29,7 @@ _RESERVED_CORES = 1  # for the main process, the system and whatever else the ma
 
 
 def choose_num_threads(flops_per_call: float, usable_cores: int, busy_processes: int) -> int:
-    """Threads for calls of ``flops_per_call`` floating point operations each (an update by a minibatch).
+    """ThreadCounts for calls of ``flops_per_call`` floating point operations each (an update by a minibatch).
 
     :param usable_cores: cores this process may run on, see :func:`num_usable_cores`
     :param busy_processes: other processes of the run that compute at the same time on these cores
@@ -95,29 +95,47 @@ def num_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
 
 
 def num_row_threads(usable_cores: int, learners: int) -> int:
-    """Threads that share rows in each of ``learners`` processes, if the operations of torch have one thread there.
+    """ThreadCounts that share rows in each of ``learners`` processes, if the operations of torch have one thread there.
 
     Cores are counted as if nobody else needed them: these threads do not suffer from company.
     """
     return max(1, min(usable_cores // learners, MAX_ROW_THREADS))
 
 
-def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> tuple[int, int]:
-    """Set, and return, the threads of torch's operations and those that share rows. GPU learners need only one."""
-    num_threads = 1 if cfg.device == "gpu" else num_learner_threads(cfg, model, obs_space)
-    may_share_rows = num_threads == 1 and cfg.device != "gpu" and num_threads_from_environment() is None
-    sharing_rows = num_row_threads(num_usable_cores(), cfg.num_policies) if may_share_rows else 1
-    torch.set_num_threads(num_threads)
-    set_row_threads(sharing_rows)
-    return num_threads, sharing_rows
+class ThreadCounts(NamedTuple):
+    """Of torch's operations, and sharing rows."""
+
+    of_operations: int
+    sharing_rows: int
 
 
-def limit_serial_threads(cfg: Config, model: nn.Module, obs_space: Any) -> int:
-    """Serial mode: no more threads for operations than an update keeps busy; returns how many there were before.
+def threads_now() -> ThreadCounts:
+    """The setting of this process."""
+    return ThreadCounts(torch.get_num_threads(), get_row_threads())
 
-    The process is that of the user, who gets them back. No core is left free: a single process does everything.
-    """
-    before = torch.get_num_threads()
-    if cfg.device != "gpu" and num_threads_from_environment() is None:
-        torch.set_num_threads(max(1, min(before, int(_flops_per_update(cfg, model, obs_space) / MIN_FLOPS_PER_THREAD))))
-    return before
+
+def set_threads(threads: ThreadCounts) -> None:
+    torch.set_num_threads(threads.of_operations)
+    set_row_threads(threads.sharing_rows)
+
+
+def use_learner_threads(cfg: Config, model: nn.Module, obs_space: Any) -> ThreadCounts:
+    """Set, and return, the threads of a learner's process. On a GPU one of each is enough."""
+    of_operations = 1 if cfg.device == "gpu" else num_learner_threads(cfg, model, obs_space)
+    threads = ThreadCounts(of_operations, _sharing_rows(cfg, of_operations))
+    set_threads(threads)
+    return threads
+
+
+def limit_serial_threads(cfg: Config, model: nn.Module, obs_space: Any) -> None:
+    """The same for serial mode, where no other process of the run computes, and what the user set is not exceeded."""
+    if cfg.device == "gpu" or num_threads_from_environment() is not None:
+        return
+    useful = choose_num_threads(_flops_per_update(cfg, model, obs_space), num_usable_cores(), busy_processes=0)
+    of_operations = min(torch.get_num_threads(), useful)
+    set_threads(ThreadCounts(of_operations, _sharing_rows(cfg, of_operations)))
+
+
+def _sharing_rows(cfg: Config, of_operations: int) -> int:
+    may_share = of_operations == 1 and cfg.device != "gpu" and num_threads_from_environment() is None
+    return num_row_threads(num_usable_cores(), 1 if cfg.serial_mode else cfg.num_policies) if may_share else 1

@@ -132,3 +132,16 @@ def test_missing_module_of_an_id_is_named() -> None:
 def test_configuration_without_optional_keys() -> None:
     resolve_env(AttrDict({"env": "CartPole-v1"}))
     assert "CartPole-v1" in global_env_registry()
+
+
+def test_a_module_of_the_command_line_has_to_be_there() -> None:
+    """Even if the environment is found without it: it may be meant to register parts of the model."""
+    with pytest.raises(UnknownEnvError, match="--env_module=no_such_module_abc: importing"):
+        resolve_env(
+            make_cfg("CartPole-v1", env_module="no_such_module_abc", cli_args={"env_module": "no_such_module_abc"})
+        )
+
+
+def test_a_recorded_module_may_be_missing_where_the_environment_is_known() -> None:
+    resolve_env(make_cfg("CartPole-v1", env_module="no_such_module_abc", cli_args={}))
+    assert "CartPole-v1" in global_env_registry()

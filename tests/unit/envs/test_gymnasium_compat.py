@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import gymnasium as gym
@@ -120,6 +121,24 @@ def test_make_gym_env_flattens_what_networks_cannot_read(env_id: str) -> None:
     env = make_gym_env(env_id)
     obs, _ = env.reset(seed=0)
     assert isinstance(env.observation_space, spaces.Box) and env.observation_space.contains(obs)
+
+
+@pytest.mark.parametrize(
+    ("env_id", "module", "package"),
+    [
+        ("PongNoFrameskip-v4", "ale_py", "ale-py"),
+        ("ALE/Pong-v5", "ale_py", "ale-py"),
+        ("MiniGrid-X-v0", "minigrid", "minigrid"),
+    ],
+)
+def test_missing_packages_of_known_environments_are_named(monkeypatch, env_id, module, package):
+    monkeypatch.setitem(sys.modules, module, None)  # import raises
+    monkeypatch.setattr(gym.envs.registration, "registry", {})
+    monkeypatch.setattr(gym.envs, "registry", {})
+    with pytest.raises(ImportError, match=f"pip install {package}$"):
+        import_env_plugin(env_id)
+    gym.envs.registry[env_id] = None
+    assert import_env_plugin(env_id) == env_id
 
 
 def test_env_ids_with_a_module() -> None:

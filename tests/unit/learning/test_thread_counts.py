@@ -6,19 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from gymnasium import spaces
 
-from sample_factory.algo.utils import row_threads, thread_counts
-from sample_factory.algo.utils.row_threads import set_row_threads
+from sample_factory.algo.utils import thread_counts
 from sample_factory.algo.utils.thread_counts import (
     MAX_THREADS,
+    ThreadCounts,
     choose_num_threads,
     flops_per_sample,
     limit_serial_threads,
     num_learner_threads,
     num_row_threads,
     num_threads_from_environment,
+    set_threads,
+    threads_now,
     use_learner_threads,
 )
 
@@ -97,33 +98,37 @@ def test_threads_that_share_rows(cores: int, learners: int, expected: int) -> No
     assert num_row_threads(cores, learners) == expected
 
 
-def test_serial_mode_has_the_threads_an_update_keeps_busy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_serial_mode_leaves_a_core_and_what_an_update_does_not_keep_busy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    before = torch.get_num_threads()
+    before = threads_now()
     info = make_env_info()
     cfg = make_cfg(tmp_path)
     model = make_learner(cfg, info).actor_critic
     flops_per_step = 3.0 * flops_per_sample(model, info.obs_space)
 
-    def threads(update_flops: float) -> int:
-        torch.set_num_threads(3)
+    def threads(update_flops: float, cores: int = 16) -> tuple[int, int]:
+        monkeypatch.setattr(thread_counts, "num_usable_cores", lambda: cores)
+        set_threads(ThreadCounts(3, 1))
         cfg.batch_size = update_flops / flops_per_step
-        assert limit_serial_threads(cfg, model, info.obs_space) == 3
-        return torch.get_num_threads()
+        limit_serial_threads(cfg, model, info.obs_space)
+        return threads_now()
 
     try:
-        assert [threads(flops) for flops in (1e6, 1.5e8, 2.5e8, 1e10)] == [1, 1, 2, 3]
+        assert [threads(flops)[0] for flops in (1e6, 1.5e8, 2.5e8, 1e10)] == [1, 1, 2, 3]
+        assert [threads(1e10, cores) for cores in (1, 2, 3, 4)] == [(1, 1), (1, 2), (2, 1), (3, 1)]
         cfg.device = "gpu"
-        assert threads(1e6) == 3
+        assert threads(1e6) == (3, 1)
         cfg.device = "cpu"
         monkeypatch.setenv("OMP_NUM_THREADS", "3")
-        assert threads(1e6) == 3
+        assert threads(1e6) == (3, 1)
     finally:
-        torch.set_num_threads(before)
+        set_threads(before)
 
 
 def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = torch.get_num_threads()
+    before = threads_now()
     monkeypatch.setattr(thread_counts, "num_usable_cores", lambda: 3)
     info = make_env_info()
     cfg = make_cfg(tmp_path)
@@ -131,7 +136,7 @@ def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     def threads() -> tuple[int, int]:
         used = use_learner_threads(cfg, model, info.obs_space)
-        assert used == (torch.get_num_threads(), row_threads._threads.number)
+        assert used == threads_now()
         return used
 
     try:
@@ -144,5 +149,4 @@ def test_threads_are_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         cfg.device = "gpu"
         assert threads() == (1, 1)
     finally:
-        torch.set_num_threads(before)
-        set_row_threads(1)
+        set_threads(before)
