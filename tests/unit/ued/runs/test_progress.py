@@ -88,3 +88,10 @@ def test_what_was_reached(tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
         f"The run has 1 of 2 updates, 1 cycles, 64 steps; {place}; --from_last_checkpoint=True goes on",
         f"The run has 2 of 2 updates, 2 cycles, 128 steps; {place}",
     ]
+
+
+def test_the_student_with_the_fewest_updates_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Run(tmp_path, "--n_students=2", total=3)
+    run.curriculum.students[0].n_updates = 3
+    run.progress.end()
+    assert lines(capsys)[1].startswith("The run has 0 of 3 updates")
