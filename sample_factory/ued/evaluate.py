@@ -6,9 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from sample_factory.ued.config.checks import is_device
+from sample_factory.cfg.errors import ConfigError
+from sample_factory.ued.config.checks import USAGE_ERROR, is_device, torch_device
 from sample_factory.ued.config.flag import parse_bool
 from sample_factory.ued.config.lists import split_names
+from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import StatusCode
 
 PROG = "sample_factory.ued.evaluate"
@@ -36,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     add(
         "--results_fname", help="file name of the results without .csv; *: prefix or run; without it no file is written"
     )
-    add("--device", default="cpu", help="where to compute: cpu, cuda or cuda:<index>")
+    add("--device", default="cpu", help="where to compute: cpu, cuda or cuda:<index>; gpu is another word for cuda")
     cvar = parser.add_argument_group("worst case over random levels (Rutherford et al. 2024)")
     add = cvar.add_argument
     add("--cvar", nargs="?", const=True, default=False, type=_switch, help="judge by the levels solved the least")
@@ -72,6 +74,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--seed={args.seed}: must be >= 0")
     if not is_device(args.device):
         parser.error(f"--device={args.device}: must be cpu, cuda or cuda:<index>")
+    args.device = torch_device(args.device)
     try:
         args.cvar_fractions = tuple(float(part) for part in args.cvar_fractions.split(","))
         if not all(0 < fraction <= 1 for fraction in args.cvar_fractions):
@@ -82,7 +85,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> StatusCode:
-    """Exit code 1 if there was nothing to evaluate, or a run cannot be evaluated."""
+    """Exit code 1 if there was nothing to evaluate, or a run cannot be evaluated; 2 if flags are wrong."""
+    survive_lost_output()
     args = parse_args(argv)
     # Only now, so that help and errors of flags come at once.
     from sample_factory.ued.runs.evaluation import evaluate_runs
@@ -90,6 +94,9 @@ def main(argv: Sequence[str] | None = None) -> StatusCode:
 
     try:
         return evaluate_runs(args)
+    except ConfigError as exc:
+        print("\n".join(f"{PROG}: error: {problem}" for problem in exc.problems), file=sys.stderr)
+        return USAGE_ERROR
     except (ValueError, CheckpointError) as exc:
         print(f"{PROG}: error: {exc}", file=sys.stderr)
         return 1

@@ -24,6 +24,7 @@ from sample_factory.ued.config.files import (
 from sample_factory.ued.config.parser import parse_tokens
 from sample_factory.ued.config.run_id import MAX_LENGTH, run_id
 from sample_factory.ued.config.train_args import import_module
+from sample_factory.utils.standard_streams import survive_lost_output
 
 MODULES = {
     "train": "sample_factory.ued.train",
@@ -44,11 +45,13 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m sample_factory.ued.make_cmd", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("--config", "-c", help="name of a configuration: a file in --dir, or a shipped one (maze/dr)")
-    parser.add_argument("--dir", default="config/configs/", help="folder of your configurations")
+    parser.add_argument("--dir", default="config/configs/", help="folder of your configurations (default %(default)s)")
     parser.add_argument("--n_trials", type=int, default=1, help="commands per combination; each has its own seed")
     parser.add_argument("--start_index", type=int, default=0, help="number of the first trial")
     parser.add_argument(
-        "--count", action="store_true", help="say at the end how many commands and combinations there are"
+        "--count",
+        action="store_true",
+        help="say at the end, on standard error, how many commands and combinations there are",
     )
     parser.add_argument("--checkpoint", action="store_true", help="commands continue from the checkpoint of their run")
     parser.add_argument("--wandb_base_url", help="used if the configuration has a wandb_project")
@@ -176,7 +179,7 @@ def summary(config: ConfigFile, identities: Sequence[str]) -> str:
     total = 1
     for size in swept.values():
         total *= size
-    lines = [f"Generated {len(set(identities))} unique commands.", "Sweep over"]
+    lines = [f"Generated {len(set(identities))} unique commands.", *(["Sweep over"] if swept else [])]
     return "\n".join([*lines, *(f"{name}: {size}" for name, size in swept.items()), f"Total num settings: {total}"])
 
 
@@ -193,6 +196,7 @@ def copy_shipped(directory: Path) -> list[Path]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    survive_lost_output()
     options = parse_args(argv)
     if options.list:
         print("\n".join(shipped_names()))
@@ -209,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for _, text in found:
         print(f"{text}\n")
     if options.count:
-        print(summary(config, [identity for identity, _ in found]))
+        # Not among the commands, which may be on their way into a script.
+        print(summary(config, [identity for identity, _ in found]), file=sys.stderr)
     return 0
 
 

@@ -141,9 +141,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
     if args.window:
-        from sample_factory.ued.play_window import play_in_window
+        from sample_factory.ued.play_window import NoWindowError, play_in_window
 
-        play_in_window(game, args.screenshot_path)
+        try:
+            play_in_window(game, args.screenshot_path)
+        except NoWindowError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return USAGE_ERROR
     else:
         source = terminal_keys(sys.stdin.fileno()) if sys.stdin.isatty() else typed_words(sys.stdin)
         with contextlib.closing(source) as keys:

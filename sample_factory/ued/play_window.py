@@ -25,13 +25,25 @@ _KEY_OF_SYMBOL = {
 }
 
 
+class NoWindowError(RuntimeError):
+    """There can be no window; the message says why and what to do."""
+
+
 def play_in_window(game: Game, screenshot_path: str | None = None) -> None:
-    """Returns when the window is closed. ImportError with the repair if tkinter is missing."""
+    """Returns when the window is closed. NoWindowError if there is no toolkit or no display."""
     try:
         import tkinter
     except ImportError as error:
-        raise ImportError("--window needs tkinter: install python3-tk, or play in the terminal") from error
-    root = tkinter.Tk()
+        raise NoWindowError(
+            "--window=True needs tkinter: install python3-tk, or leave the flag out to play in the terminal"
+        ) from error
+    try:
+        root = tkinter.Tk()
+    except tkinter.TclError as error:
+        raise NoWindowError(
+            f"--window=True needs a display ({error}): leave the flag out to play in the terminal, or log in with "
+            "ssh -X"
+        ) from error
     root.title("AMaze")
     picture = tkinter.Label(root)
     picture.pack()

@@ -88,7 +88,7 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
                 ]
             )
         lock = _locked(directory)
-        aside = _first_free(directory, _ASIDE_SUFFIX[behavior])
+        aside = first_free(directory, _ASIDE_SUFFIX[behavior])
         log.warning(f"Moving the existing experiment {directory} to {aside}")
         directory.rename(aside)
         lock.release()
@@ -151,7 +151,8 @@ def _locked(directory: Path) -> ExperimentLock:
     return lock
 
 
-def _first_free(directory: Path, suffix: str) -> Path:
+def first_free(directory: Path, suffix: str) -> Path:
+    """``<directory><suffix>0001``, or with the first higher number that nothing has yet."""
     index = 1
     while (candidate := directory.with_name(f"{directory.name}{suffix}{index:04d}")).exists():
         index += 1

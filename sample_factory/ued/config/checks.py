@@ -14,7 +14,9 @@ Check = Callable[[Values], Iterator[str]]
 TWO_STUDENT_SCORES = ("relative_regret", "mean_relative_regret")
 POPULATION_SCORES = (*TWO_STUDENT_SCORES, "population_regret")
 NEGATIVE_SCORES = ("max_mc", "neg_return")
-_DEVICE = re.compile(r"cpu|cuda(:\d+)?")
+USAGE_ERROR = 2
+"""Exit code of a command whose flags are wrong."""
+_DEVICE = re.compile(r"cpu|(cuda|gpu)(:\d+)?")
 
 
 def problems_of(values: Values) -> list[str]:
@@ -27,6 +29,7 @@ def problems_of(values: Values) -> list[str]:
         _replay_happens,
         _score_of_ensemble,
         _mutation,
+        _search,
         _devices,
         _student_minibatches,
         _teacher_minibatches,
@@ -118,6 +121,17 @@ def _mutation(v: Values) -> Iterator[str]:
         )
 
 
+def _search(v: Values) -> Iterator[str]:
+    if v["train_runner"] != "sfl":
+        return
+    num_tried = v["sfl_n_batches"] * v["sfl_batch_size"]
+    if v["sfl_buffer_size"] > num_tried:
+        yield (
+            f"--sfl_buffer_size={v['sfl_buffer_size']} is more than the {num_tried} levels that are looked at; "
+            "lower it, or raise --sfl_n_batches or --sfl_batch_size"
+        )
+
+
 def _devices(v: Values) -> Iterator[str]:
     if v["n_parallel"] % v["n_devices"]:
         yield (f"--n_parallel={v['n_parallel']} cannot be split over --n_devices={v['n_devices']}; make it a multiple")
@@ -182,3 +196,8 @@ def _evaluation(v: Values) -> Iterator[str]:
 def is_device(name: str) -> bool:
     """Whether this is how devices are written."""
     return _DEVICE.fullmatch(name) is not None
+
+
+def torch_device(name: str) -> str:
+    """A device as PyTorch writes it: ``gpu`` is the word for ``cuda`` of the asynchronous trainer."""
+    return name.replace("gpu", "cuda")

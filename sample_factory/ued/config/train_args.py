@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sample_factory.cfg.errors import ConfigError
-from sample_factory.ued.config.checks import problems_of
+from sample_factory.ued.config.checks import problems_of, torch_device
 from sample_factory.ued.config.files import as_text, find_config, load_config
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.parser import Tokens, parse_tokens, tokenize
@@ -45,6 +45,7 @@ def parse_train_args(argv: Sequence[str] | None = None) -> TrainArgs:
     problems = parsed.problems or problems_of(parsed.values)
     if problems:
         raise ConfigError(problems)
+    parsed.config.device = parsed.values["device"] = torch_device(parsed.values["device"])
     return TrainArgs(complete(parsed.config), parsed.values)
 
 

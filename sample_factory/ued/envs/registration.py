@@ -64,7 +64,7 @@ def registered_ued_envs() -> list[str]:
 def get_entry(name: str) -> UedEnvEntry:
     """ValueError with the nearest names if `name` is unknown."""
     if name not in _ENTRIES:
-        raise ValueError(f"unknown UED environment {name!r}: {_suggest(name, _ENTRIES)}")
+        raise ValueError(f"unknown UED environment {name!r}: {suggest(name, _ENTRIES)}")
     return _ENTRIES[name]
 
 
@@ -127,7 +127,7 @@ def _teacher_builder(name: str) -> TeacherBuilder:
 
 def _lookup(kind: str, env_name: str, key: str, table: Mapping[str, Any]) -> Any:
     if key not in table:
-        raise ValueError(f"unknown {kind} {key!r} of UED environment {env_name!r}: {_suggest(key, table)}")
+        raise ValueError(f"unknown {kind} {key!r} of UED environment {env_name!r}: {suggest(key, table)}")
     return table[key]
 
 
@@ -136,14 +136,15 @@ def _check_options(what: str, options: Mapping[str, Any], allowed: Mapping[str, 
         return
     for key in options:
         if key not in allowed:
-            raise ValueError(f"{what} has no option {key!r}: {_suggest(key, allowed)}")
+            raise ValueError(f"{what} has no option {key!r}: {suggest(key, allowed)}")
 
 
 def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return dict(inspect.signature(function).parameters)
 
 
-def _suggest(name: str, known: Iterable[str]) -> str:
+def suggest(name: str, known: Iterable[str]) -> str:
+    """The nearest of the known names as a question; all of them if none is near."""
     names = sorted(known)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:

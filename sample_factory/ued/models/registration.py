@@ -75,7 +75,7 @@ def _find(registry: dict[str, ModelBuilder], kind: str, name: str) -> ModelBuild
     builder = registry.get(name)
     if builder is None:
         near = difflib.get_close_matches(name, registry, n=3, cutoff=0.4) or sorted(registry)
-        raise ValueError(f"unknown {kind} model {name!r}; did you mean {', '.join(near)}?")
+        raise ValueError(f"--{kind}_model_name={name}: there is no such network; did you mean {', '.join(near)}?")
     return builder
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Generator
 
+from sample_factory.cfg.errors import ConfigError
 from sample_factory.ued.config.lists import split_names
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.curricula.common import Agents, Curriculum
@@ -48,7 +49,7 @@ class Parts:
 
 
 def device_of(config: Config, rank: int = 0) -> torch.device:
-    """Device of one rank; ValueError if this machine does not have it."""
+    """Device of one rank; ConfigError if this machine does not have it."""
     name = config.device
     if name == "cuda":
         name = f"cuda:{rank}"
@@ -57,10 +58,19 @@ def device_of(config: Config, rank: int = 0) -> torch.device:
         count = torch.cuda.device_count()
         needed = config.n_devices if config.n_devices > 1 else (device.index or 0) + 1
         if count < needed:
-            raise ValueError(
-                f"--device={config.device} with --n_devices={config.n_devices}: this machine has {count} GPUs"
+            raise ConfigError(
+                [
+                    f"--device={config.device} with --n_devices={config.n_devices}: this machine has {count} GPUs that "
+                    f"PyTorch can use; {_repair(config, count)}"
+                ]
             )
     return device
+
+
+def _repair(config: Config, num_gpus: int) -> str:
+    if num_gpus == 0:
+        return "take --device=cpu"
+    return f"set --n_devices={num_gpus}" if config.n_devices > 1 else "take --device=cuda or --device=cpu"
 
 
 def make_generator(config: Config, purpose: int, rank: int, device: torch.device) -> Generator:

@@ -9,13 +9,14 @@ import io
 import math
 import re
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Generator
 
+from sample_factory.cfg.errors import ConfigError
 from sample_factory.ued.config.flag import parse_bool
 from sample_factory.ued.config.lists import split_names, student_indices
 from sample_factory.ued.config.nested import Config
@@ -30,6 +31,7 @@ from sample_factory.ued.runs import checkpoint, console, meta
 from sample_factory.ued.runs.assembly import check_students_can_act, device_of, make_env, make_student, student_ppo
 from sample_factory.ued.runs.episode_pictures import episode_frames
 from sample_factory.ued.runs.launch import use_threads
+from sample_factory.ued.runs.preflight import as_wrong_flags, unknown_environments
 from sample_factory.ued.runs.run_directory import expand
 from sample_factory.utils.durable_files import write_atomically
 
@@ -44,10 +46,8 @@ class StoredRun:
 
     def __init__(self, directory: Path, checkpoint_name: str, device: torch.device) -> None:
         self.xpid = directory.name
-        self.config = Config.of(meta.read_meta(directory)["config"])
+        self.config = stored_config(directory)
         self.config.device = str(device)
-        if self.config.env_module:
-            import_module(self.config.env_module)
         path = directory / f"{checkpoint_name}{checkpoint.SUFFIX}"
         stored = checkpoint.load(path)["agents"]["students"]
         self.env = make_env(self.config, device)
@@ -78,21 +78,34 @@ class StoredRun:
         return check_students_can_act(self.env, name, make_ued_env(name, **values))
 
 
+def stored_config(directory: Path) -> Config:
+    """The configuration of a run; the module that registers its environments is imported. ValueError if that, or its
+    description, is broken.
+    """
+    config = Config.of(meta.read_meta(directory)["config"])
+    if config.env_module:
+        try:
+            import_module(config.env_module)
+        except ConfigError as exc:  # a flag of the training, not of this command
+            raise ValueError(f"{directory} was trained with {exc}; add its folder to PYTHONPATH") from exc
+    return config
+
+
 def evaluate_runs(args: argparse.Namespace) -> int:
-    """Evaluate all chosen runs, print a summary and write the table; returns the exit code."""
+    """Evaluate all chosen runs, print a summary and write the table; returns the exit code. ConfigError for flags that
+    do not fit the runs or this machine.
+    """
     device = device_of(Config(device=args.device, n_devices=1))
     use_threads(Config(n_threads=0, n_devices=1))
-    results: dict[str, Results] = {}
-    for directory in chosen_runs(args):
-        missing = _missing_file(directory, args.checkpoint_name)
-        if missing is not None:
-            print(f"Skipping {directory.name}: there is no {missing}")
-            continue
-        run = StoredRun(directory, args.checkpoint_name, device)
-        results[run.xpid] = evaluate_run(run, args)
-    if not results:
+    directories = list(_complete_runs(args))
+    if not directories:
         print("There is no run to evaluate; see --log_dir, --xpid and --xpid_prefix")
         return 1
+    _check_names(directories, args)
+    results: dict[str, Results] = {}
+    for directory in directories:
+        run = StoredRun(directory, args.checkpoint_name, device)
+        results[run.xpid] = evaluate_run(run, args)
     print(console.box(summary(list(results.values()))))
     if args.results_fname is not None:
         path = results_file(args)
@@ -111,37 +124,59 @@ def chosen_runs(args: argparse.Namespace) -> list[Path]:
     return sorted(matching)
 
 
-def _missing_file(directory: Path, checkpoint_name: str) -> str | None:
-    for name in (meta.FILE_NAME, f"{checkpoint_name}{checkpoint.SUFFIX}"):
-        if not (directory / name).is_file():
-            return name
-    return None
+def _complete_runs(args: argparse.Namespace) -> Iterator[Path]:
+    """Those of the chosen runs that can be loaded; it is said what the others lack."""
+    for directory in chosen_runs(args):
+        needed = (directory / meta.FILE_NAME, directory / f"{args.checkpoint_name}{checkpoint.SUFFIX}")
+        missing = next((path for path in needed if not path.is_file()), None)
+        if missing is None:
+            yield directory
+        else:
+            print(f"Skipping {directory.name}: there is no {missing}")
+
+
+def _check_names(directories: Sequence[Path], args: argparse.Namespace) -> None:
+    """ConfigError if an environment of the flags is unknown, also to the modules of the runs."""
+    for directory in directories:
+        stored_config(directory)
+    named = [("--env_names", name) for name in split_names(args.env_names)]
+    if args.cvar and args.cvar_env_name is not None:
+        named.append(("--cvar_env_name", args.cvar_env_name))
+    problems = unknown_environments(named, "those of your own are there if the run had their --env_module")
+    if problems:
+        raise ConfigError(problems)
 
 
 def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:
     """Results of one run by column; the seed counts for every run anew."""
-    names = split_names(args.env_names)
-    envs = {name: run.test_env(name) for name in names}
-    indices = student_indices(args.agent_idxs, len(run.students), "--agent_idxs")
+    with as_wrong_flags():
+        envs = {name: run.test_env(name) for name in split_names(args.env_names)}
+        indices = student_indices(args.agent_idxs, len(run.students), "--agent_idxs")
+        drawing_levels = _env_of_worst_case(run, args) if args.cvar else None
     generator = Generator(device=run.config.device).manual_seed(args.seed)
     results: Results = {}
     if envs:
         evaluator = Evaluator(envs, args.n_episodes, args.agent_idxs)
         results |= evaluator.run(run.students, generator)
-    if args.cvar:
-        results |= _worst_case(run, indices, args)
+    if drawing_levels is not None:
+        results |= _worst_case(run, drawing_levels, indices, args)
     if args.render_mode is not None:
         folder = expand(args.results_path)
         for name, env in envs.items():
             for index in indices:
                 frames = episode_frames(env, run.students[index].model, generator)
-                save_gif(frames, folder / f"{run.xpid}_a{index}_{name}.gif")
+                path = folder / f"{run.xpid}_a{index}_{name}.gif"
+                save_gif(frames, path)
+                print(f"An episode was written to {path}")
     return results
 
 
-def _worst_case(run: StoredRun, indices: Sequence[int], args: argparse.Namespace) -> Results:
+def _env_of_worst_case(run: StoredRun, args: argparse.Namespace) -> UedEnv[Any, Any]:
     options = dict(_option_pair(text) for text in split_names(args.cvar_env_options))
-    env = run.random_env(args.cvar_env_name, options)
+    return run.random_env(args.cvar_env_name, options)
+
+
+def _worst_case(run: StoredRun, env: UedEnv[Any, Any], indices: Sequence[int], args: argparse.Namespace) -> Results:
     settings = WorstCaseSettings(args.cvar_n_levels, args.cvar_n_episodes, args.cvar_fractions)
     results: Results = {}
     for index in indices:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pprint
 import signal
 import sys
 import tempfile
@@ -27,29 +28,38 @@ from sample_factory.algo.utils.thread_counts import (
     num_usable_cores,
 )
 from sample_factory.algo.utils.torch_utils import keep_freed_memory
+from sample_factory.cfg.errors import ConfigError
+from sample_factory.ued.config.checks import USAGE_ERROR
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
 from sample_factory.ued.rollout_threads import set_rollout_threads
 from sample_factory.ued.runs import level_grids, run_directory
 from sample_factory.ued.runs.assembly import device_of, make_parts
+from sample_factory.ued.runs.meta import masked
+from sample_factory.ued.runs.preflight import as_wrong_flags, check_run
 from sample_factory.ued.runs.ranks import Ranks
 from sample_factory.ued.runs.training import Training
 from sample_factory.utils.checkpoint_files import CheckpointError
 from sample_factory.utils.logging import log
+from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import StatusCode
 
 _POLL_SEC = 0.2
 _GRACE_SEC = 5.0
+# Of a rank with wrong flags. Its partners may wait for it, unlike for one that was interrupted, whose code is also 2.
+_RANK_USAGE_ERROR = 64
 
 USER_ERRORS = (ValueError, CheckpointError, ExperimentInUseError)
 """Errors that a message without traceback explains."""
 
 
 def run_training(args: TrainArgs) -> StatusCode:
-    """Train in this process, or in ``--n_devices`` child processes; returns the exit code."""
+    """Train in this process, or in ``--n_devices`` child processes; returns the exit code. ConfigError for flags that
+    cannot work here.
+    """
+    check_run(args.config)
     if args.config.n_devices == 1:
         return run_rank(args.config, Ranks(), init_file="")
-    device_of(args.config)  # before processes are started
     with tempfile.TemporaryDirectory(prefix="ued_ranks_") as folder:
         meeting_point = str(Path(folder) / "meeting_point")
         return _supervise(args.config, meeting_point)
@@ -63,11 +73,14 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
         torch.cuda.set_device(device)
     else:
         keep_freed_memory()
-    parts = make_parts(config, ranks, device)
-    if config.level_grid_interval:
-        level_grids.check_can_draw(parts.curriculum)
+    with as_wrong_flags():
+        parts = make_parts(config, ranks, device)
+        if config.level_grid_interval:
+            level_grids.check_can_draw(parts.curriculum)
     directory = run_directory.run_directory(config)
     lock = run_directory.lock(directory) if ranks.is_main else None
+    if ranks.is_main:  # only now, so that errors of flags are not at the end of a long list
+        print(pprint.pformat(masked(config), indent=4), flush=True)
     ranks.connect(init_file, device)
     try:
         with TerminationSignals() as signals:
@@ -128,6 +141,8 @@ def _supervise(config: Config, meeting_point: str) -> StatusCode:
                 processes[0].join(_GRACE_SEC)  # it explains errors that all ranks have
         finally:
             _end_all(processes)
+    if dead is not None and dead.exitcode == _RANK_USAGE_ERROR:
+        return USAGE_ERROR
     if dead is not None and not (signals.stop_requested() and dead.exitcode == -signal.SIGTERM):
         log.error("%s of the run ended with exit code %s; the others were stopped", dead.name, dead.exitcode)
         return ExperimentStatus.FAILURE
@@ -156,7 +171,7 @@ def _wait_for(processes: Sequence[BaseProcess], signals: TerminationSignals) -> 
 def _has_died(process: BaseProcess) -> bool:
     """Whether it ended in another way than by itself or on request."""
     assert process.exitcode is not None
-    return process.exitcode < 0 or process.exitcode == ExperimentStatus.FAILURE
+    return process.exitcode < 0 or process.exitcode in (ExperimentStatus.FAILURE, _RANK_USAGE_ERROR)
 
 
 def _end_all(processes: Sequence[BaseProcess]) -> None:
@@ -171,6 +186,7 @@ def _end_all(processes: Sequence[BaseProcess]) -> None:
 
 def _child(config: dict[str, Any], rank: int, meeting_point: str) -> None:
     die_with_parent()
+    survive_lost_output()
     _exit_with(lambda: _run_child(Config.of(config), rank, meeting_point), prints_errors=rank == 0)
 
 
@@ -187,7 +203,7 @@ def _exit_with(run: Callable[[], StatusCode], *, prints_errors: bool) -> None:
     except USER_ERRORS as exc:
         if prints_errors:
             print(f"error: {exc}", file=sys.stderr, flush=True)
-        status = ExperimentStatus.FAILURE
+        status = _RANK_USAGE_ERROR if isinstance(exc, ConfigError) else ExperimentStatus.FAILURE
     except BaseException:
         traceback.print_exc()
         status = ExperimentStatus.FAILURE

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
-from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, ExperimentLock
+from sample_factory.algo.runners.experiment_dir import ExperimentInUseError, ExperimentLock, first_free
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.runs import checkpoint, csv_log, meta
+from sample_factory.utils.logging import log
 
 PREVIOUS = "previous"
 LEVELS = "levels"
@@ -39,18 +39,22 @@ def lock(directory: Path) -> ExperimentLock:
 
 
 def set_previous_run_aside(directory: Path) -> None:
-    """Move the files of an earlier run to ``previous/``, in place of those that are there.
+    """Move the files of an earlier run to ``previous/``, or to the first free of ``previous0001/`` and so on.
 
-    A run that starts anew uses the folder from the beginning; the weights of the one before survive a forgotten
-    ``--from_last_checkpoint``.
+    A run that starts anew uses the folder from the beginning; the weights of those before survive a forgotten
+    ``--from_last_checkpoint``, however often it was forgotten.
     """
     files = [directory / csv_log.FILE_NAME, directory / meta.FILE_NAME, directory / LEVELS]
     files += [checkpoint.latest_path(directory), *checkpoint.archives(directory)]
     existing = [path for path in files if path.exists()]
     if not existing:
         return
-    previous = directory / PREVIOUS
-    shutil.rmtree(previous, ignore_errors=True)
-    previous.mkdir()
+    aside = directory / PREVIOUS
+    if aside.exists():
+        aside = first_free(aside, "")
+    aside.mkdir()
+    could_go_on = checkpoint.latest_path(directory) in existing
     for path in existing:
-        path.rename(previous / path.name)
+        path.rename(aside / path.name)
+    hint = "; --from_last_checkpoint=True would have continued it" if could_go_on else ""
+    log.warning("Moved the files of the run before from %s to %s%s", directory, aside, hint)

@@ -17,6 +17,7 @@ from sample_factory.ued.runs import checkpoint, console, csv_log, level_grids, r
 from sample_factory.ued.runs.assembly import Parts
 from sample_factory.ued.runs.csv_log import CsvLog
 from sample_factory.ued.runs.meta import MetaFile, masked
+from sample_factory.ued.runs.progress import Progress
 from sample_factory.ued.runs.ranks import Ranks
 from sample_factory.ued.runs.wandb_log import WandbLog
 from sample_factory.utils.logging import log
@@ -51,6 +52,7 @@ class Training:
         self.pending: dict[str, float] = {}  # results of an evaluation that wait for the next row
         self._writers: list[RowWriter] = []
         self._saved_tick: int | None = None
+        self._progress: Progress | None = None  # on rank 0
 
     @property
     def columns(self) -> list[str]:
@@ -71,9 +73,11 @@ class Training:
         meta.start()
         wandb = WandbLog(self.config, self.directory)
         self._writers = [CsvLog(self.directory / csv_log.FILE_NAME, self.columns, resume=resumed), wandb]
+        self._progress = Progress(self.directory, self.parts.curriculum, self.counters, self.config.n_total_updates)
         finished = False
         try:
             status = self._cycles(resumed)
+            self._progress.end()
             finished = status == ExperimentStatus.SUCCESS
             return status
         finally:
@@ -136,6 +140,8 @@ class Training:
         archive = is_due(tick, config.archive_interval)
         if archive or is_due(tick, config.checkpoint_interval):
             self._save(archive=archive)
+        if self._progress is not None:
+            self._progress.after_cycle()
 
     def _check_finite(self, stats: Mapping[str, float | None]) -> None:
         """NonFiniteStateError as soon as a loss shows that the weights are lost."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import inspect
+import json
+import shutil
 from pathlib import Path
 from typing import Optional
 
@@ -52,7 +54,7 @@ def test_the_command_writes_one_row_per_run(runs: Path, tmp_path: Path) -> None:
         "--results_fname=*",
         cwd=tmp_path,
     )
-    assert "Skipping dr_3: there is no meta.json" in output
+    assert f"Skipping dr_3: there is no {runs / 'dr_3' / 'meta.json'}" in output
     assert f"| min:{NAME}" in output and "+/-" in output
     table = read(tmp_path / "results" / "dr.csv")
     assert [row["xpid"] for row in table] == ["dr_0", "dr_1", "dr_10"]
@@ -101,9 +103,12 @@ def test_other_mazes_keep_their_own_limit_of_steps(runs: Path) -> None:
     assert limit("Maze-PerfectMaze", max_episode_steps="30") == limit(None, max_episode_steps="30") == 30
 
 
-def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("PIL")
     evaluated(runs, tmp_path, monkeypatch, "--xpid=dr_0", "--env_names=Maze-SixteenRooms", "--render_mode")
+    assert "An episode was written to results/dr_0_a0_Maze-SixteenRooms.gif\n" in capsys.readouterr().out
     picture = tmp_path / "results" / "dr_0_a0_Maze-SixteenRooms.gif"
     assert picture.read_bytes().startswith(b"GIF8")
 
@@ -111,7 +116,11 @@ def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (("--env_names=Maze-SixteenRoom",), "did you mean 'Maze-SixteenRooms'"),
+        (
+            ("--env_names=Maze,Maze-Sixten",),
+            "--env_names=Maze-Sixten: there is no such environment; did you mean 'Maze-SixteenRooms'",
+        ),
+        (("--cvar", "--cvar_env_name=Maz"), "--cvar_env_name=Maz: there is no such environment; did you mean 'Maze'"),
         (("--env_names=Maze", "--agent_idxs=1"), "no student 1: --agent_idxs takes"),
         (("--cvar", "--cvar_env_options=walls=4"), "no option 'walls'; there are"),
         (("--cvar", "--cvar_env_options=n_walls"), "must be name=value"),
@@ -124,8 +133,19 @@ def test_pictures(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
 )
 def test_wrong_requests(flags: tuple[str, ...], message: str, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert evaluate.main([f"--log_dir={runs}", "--xpid=dr_0", *flags]) == 1
-    assert message in capsys.readouterr().err
+    assert evaluate.main([f"--log_dir={runs}", "--xpid=dr_0", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_a_run_whose_module_is_missing(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(runs / "dr_0", tmp_path / "run")
+    meta = json.loads((tmp_path / "run" / "meta.json").read_text())
+    meta["config"]["env_module"] = "no_such_module"
+    (tmp_path / "run" / "meta.json").write_text(json.dumps(meta))
+    assert evaluate.main([f"--log_dir={tmp_path}", "--xpid=run", "--env_names=Maze"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: {tmp_path / 'run'} was trained with --env_module=no_such_module: cannot be imported" in line
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
@@ -134,9 +154,10 @@ def test_a_missing_gpu(
 ) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     flags = (f"--log_dir={runs}", "--xpid=dr_0", "--env_names=Maze", f"--device={device}")
-    assert evaluate.main(flags) == 1
+    assert evaluate.main(flags) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"error: --device={device}" in line and "this machine has 0 GPUs" in line
+    assert f"error: --device={device}" in line
+    assert "this machine has 0 GPUs that PyTorch can use; take --device=cpu" in line
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ def test_a_signal_saves_and_the_run_goes_on(signum: signal.Signals, code: int, t
         process.kill()
     assert process.returncode == code, output
     assert f"{signum.name}: the run was saved after" in output
+    assert f"its files are in {tmp_path / 'run'}; --from_last_checkpoint=True goes on" in output
     meta = json.loads((tmp_path / "run" / "meta.json").read_text())
     assert meta["successful"] is False and meta["date_end"] is not None
 

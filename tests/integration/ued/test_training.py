@@ -100,6 +100,10 @@ def test_a_new_run_keeps_the_one_before(tmp_path: Path) -> None:
     train_here(tmp_path, "--n_total_updates=1", "--seed=2")
     assert rows(tmp_path / "run" / "previous") == before
     assert ticks(tmp_path / "run") == [1]
+    train_here(tmp_path, "--n_total_updates=3", "--seed=3")
+    assert rows(tmp_path / "run" / "previous") == before
+    assert ticks(tmp_path / "run" / "previous0001") == [1]
+    assert ticks(tmp_path / "run") == [1, 2, 3]
 
 
 def test_a_diverged_run_ends_and_keeps_its_last_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,26 +163,64 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_files_change(
 
 
 @pytest.mark.parametrize(
-    ("flag", "message", "code"),
+    ("flags", "messages"),
     [
-        ("--plr_temp=1", "it belongs to --train_runner=plr", 2),
-        ("--env_name=Maze-Labyrint", "did you mean 'Maze-Labyrinth'", 1),
-        ("--test_env_names=Maze-Nowhere", "unknown UED environment 'Maze-Nowhere'", 1),
-        ("--level_grid_interval=1", "does not have; set it to 0", 1),
-        ("--device=cuda:77", "this machine has", 1),
-        ("--student_model_name=nothing", "unknown student model 'nothing'", 1),
+        (["--plr_temp=1"], ["it belongs to --train_runner=plr"]),
+        (["--env_name=Maz"], ["--env_name=Maz: there is no such environment; did you mean 'Maze'", "--env_module"]),
+        (
+            ["--test_env_names=Maze,Maze-Labyrint"],
+            ["--test_env_names=Maze-Labyrint: ", "did you mean 'Maze-Labyrinth'"],
+        ),
+        (["--env_module=json", "--env_name=Maz"], ["(--env_module=json registers no other ones)"]),
+        (["--level_grid_interval=1"], ["does not have; set it to 0"]),
+        (["--device=cuda:77"], ["--device=cuda:77", "this machine has", "--device=cpu"]),
+        (["--student_model_name=nothing"], ["--student_model_name=nothing: there is no such network; did you mean"]),
+        (["--maze_n_walls=1000"], ["n_walls"]),
+        (["--train_runner=sfl", "--sfl_batch_size=10"], ["--sfl_buffer_size=1000 is more than the 50 levels"]),
     ],
 )
 def test_wrong_flags_leave_no_folder(
-    flag: str, message: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    flags: list[str], messages: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        status = main([f"--log_dir={tmp_path}", flag])
+        status = main([f"--log_dir={tmp_path}", *flags])
     except SystemExit as stop:
         status = stop.code
-    assert status == code
-    assert message in capsys.readouterr().err
+    assert status == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert all(message in line for message in messages)
+    assert printed.out == ""  # not at the end of the whole configuration
     assert list(tmp_path.iterdir()) == []
+
+
+def test_all_unknown_names_are_reported_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([f"--log_dir={tmp_path}", "--env_name=Maz", "--test_env_names=A,Maze,B", "--device=cuda:77"]) == 2
+    named = [line.split("error: ")[1].split(":")[0].split(" ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert named == ["--env_name=Maz", "--test_env_names=A", "--test_env_names=B", "--device=cuda"]
+
+
+def test_wrong_flags_that_only_ranks_can_find_have_the_same_exit_code(tmp_path: Path) -> None:
+    output = train(tmp_path, "--n_devices=2", "--level_grid_interval=1", expected=2)
+    assert output.count("error: --level_grid_interval") == 1
+    assert "Traceback" not in output and "'train_runner'" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_says_where_its_files_are_and_what_it_has_reached(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train_here(tmp_path, "--n_total_updates=2")
+    printed = capsys.readouterr()
+    lines = printed.err.splitlines()
+    assert f"Training until there are 2 updates; the files of the run are in {tmp_path / 'run'}" in lines[0]
+    assert lines[-1].endswith(f"The run has 2 of 2 updates, 2 cycles, 128 steps; its files are in {tmp_path / 'run'}")
+    assert "_tick" not in printed.out  # tables are for --verbose
+
+
+def test_only_one_of_several_processes_says_it(tmp_path: Path) -> None:
+    output = train(tmp_path, "--n_total_updates=1", "--n_devices=2")
+    assert output.count("Training until there are 1 updates") == output.count("The run has 1 of 1 updates") == 1
 
 
 def test_minibatches_that_do_not_fit_a_registered_network_leave_no_folder(
@@ -191,7 +233,7 @@ def test_minibatches_that_do_not_fit_a_registered_network_leave_no_folder(
     monkeypatch.setattr(registration, "_students", dict(registration._students))
     registration.register_student_model("memory", build)
     flags = ("--student_model_name=memory", "--n_parallel=3", "--n_rollout_steps=4", "--student_ppo_n_minibatches=2")
-    assert main([f"--log_dir={tmp_path}", "--n_total_updates=1", *flags]) == 1
+    assert main([f"--log_dir={tmp_path}", "--n_total_updates=1", *flags]) == 2
     assert "--student_ppo_n_minibatches=2 does not divide the 3 environments" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import subprocess
 import sys
 
@@ -27,3 +28,21 @@ def test_commands_read_their_flags_without_torch(module: str) -> None:
     code = f"import sys\nfrom sample_factory.ued import {module}\nassert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("command", [("train", "--help"), ("make_cmd", "--config=maze/dr", "--n_trials=50")])
+def test_readers_may_leave_early(command: tuple[str, ...]) -> None:
+    """As ``| head -1`` does: there is more text than a pipe or a buffer of Python takes."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    module, *flags = command
+    done = subprocess.run(
+        [sys.executable, "-m", f"sample_factory.ued.{module}", *flags],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -56,10 +56,11 @@ _EXTENSIONS = Group(
             "config",
             str,
             None,
-            "Take flags from this JSON file or shipped configuration (maze/dr); the command line wins over it.",
+            "Take flags from this JSON file (relative to the current folder) or shipped configuration (maze/dr); the "
+            "command line wins over it.",
         ),
         flag("env_module", str, None, "Python module to import first; it registers environments, models and flags."),
-        flag("device", str, "cpu", "Where to compute: cpu, cuda or cuda:<index>."),
+        flag("device", str, "cpu", "Where to compute: cpu, cuda or cuda:<index>; gpu is another word for cuda."),
         flag(
             "n_threads",
             int,

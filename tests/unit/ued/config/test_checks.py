@@ -35,7 +35,12 @@ REJECTED = [
         "fill 4 levels per device",
     ),
     (("--n_parallel=4", "--n_devices=3"), "--n_parallel=4 cannot be split over --n_devices=3"),
-    (("--device=gpu",), "--device=gpu: must be cpu, cuda or cuda:<index>"),
+    (("--device=tpu",), "--device=tpu: must be cpu, cuda or cuda:<index>"),
+    (("--device=gpu:1", "--n_devices=2", "--n_parallel=2"), "set --device=cuda"),
+    (
+        ("--train_runner=sfl", "--sfl_n_batches=2", "--sfl_batch_size=499"),
+        "--sfl_buffer_size=1000 is more than the 998 levels that are looked at; lower it, or raise --sfl_n_batches",
+    ),
     (("--device=cuda:1", "--n_devices=2", "--n_parallel=2"), "set --device=cuda"),
     ((*LSTM, "--n_parallel=4", "--student_ppo_n_minibatches=3"), "does not divide the 4 environments"),
     ((*LSTM, "--n_parallel=4", "--n_devices=2", "--student_ppo_n_minibatches=4"), "does not divide the 2 environm"),
@@ -73,6 +78,7 @@ ACCEPTED = [
     (*PLR, "--plr_replay_prob=0", "--plr_use_robust_plr=False"),
     ("--test_agent_idxs=1,0", "--n_students=2"),
     ("--train_runner=sfl",),
+    ("--train_runner=sfl", "--sfl_n_batches=2", "--sfl_batch_size=500"),
 ]
 
 
@@ -135,6 +141,14 @@ def test_in_minimax_rates_of_the_teacher_start_with_that_of_the_students(
     common = ("--ued_compat=minimax", "--lr=0.5", "--lr_final=0.1", "--teacher_lr_anneal_steps=10")
     args = parse_train_args([*PAIRED, *common, *flags]).config.train_runner_args
     assert (args.teacher_lr, args.teacher_lr_final, args.teacher_lr_anneal_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("written", "device"), [("gpu", "cuda"), ("gpu:3", "cuda:3"), ("cuda", "cuda"), ("cpu", "cpu")]
+)
+def test_gpu_is_another_word_for_cuda(written: str, device: str) -> None:
+    args = parse_train_args([f"--device={written}"])
+    assert args.config.device == args.values["device"] == device
 
 
 def test_a_sampled_number_of_walls_is_drawn_without_replacement() -> None:

@@ -136,10 +136,18 @@ def test_commands_of_shipped_files_are_command_lines(
 
 def test_count(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(in_folder)
-    text = output(capsys, "--config=mine", "--n_trials=3", "--count")
-    assert text.endswith(
-        "\n\nGenerated 12 unique commands.\nSweep over\nlr: 2\nstudent_entropy_coef: 2\nTotal num settings: 4\n"
+    assert make_cmd.main(["--config=mine", "--n_trials=3", "--count"]) == 0
+    printed = capsys.readouterr()
+    assert len(flags_of(printed.out)) == 12  # and nothing but commands: they may be on their way into a script
+    assert printed.err == (
+        "Generated 12 unique commands.\nSweep over\nlr: 2\nstudent_entropy_coef: 2\nTotal num settings: 4\n"
     )
+
+
+def test_count_without_alternatives(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"lr": [0.5]})
+    assert make_cmd.main(["--config=mine", "--n_trials=5", "--count"]) == 0
+    assert capsys.readouterr().err == "Generated 5 unique commands.\nTotal num settings: 1\n"
 
 
 def test_evaluation_commands_have_no_run_id(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

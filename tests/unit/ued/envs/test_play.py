@@ -20,7 +20,7 @@ from sample_factory.ued.envs.maze.level import levels_from_text
 from sample_factory.ued.envs.registration import make_ued_env
 from sample_factory.ued.play import Game
 from sample_factory.ued.play_keys import split_keys, terminal_keys, typed_words
-from sample_factory.ued.play_window import play_in_window
+from sample_factory.ued.play_window import NoWindowError, play_in_window
 
 CORRIDOR = ">.G"
 
@@ -205,5 +205,13 @@ def test_window(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_window_without_toolkit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tkinter", None)
-    with pytest.raises(ImportError, match="install python3-tk"):
+    with pytest.raises(NoWindowError, match="install python3-tk"):
         play_in_window(corridor_game())
+
+
+def test_window_without_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tkinter")
+    monkeypatch.delenv("DISPLAY", raising=False)
+    assert play.main(["--window=True"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--window=True needs a display" in line and "leave the flag out" in line and "ssh -X" in line

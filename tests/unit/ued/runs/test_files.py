@@ -226,18 +226,32 @@ def test_folders_that_cannot_be_made_are_an_error_of_the_user(tmp_path: Path) ->
     assert file.read_text() == "mine"
 
 
-def test_files_of_the_run_before_are_kept_once(tmp_path: Path) -> None:
+def test_files_of_all_runs_before_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = ["logs.csv", "meta.json", "checkpoint.pt", "checkpoint_10.pt"]
-    for content in ("first", "second"):
+    folders = {"first": "previous", "second": "previous0001", "third": "previous0002"}
+    for content, folder in folders.items():
         for name in names:
             (tmp_path / name).write_text(content)
         (tmp_path / "levels").mkdir()
         (tmp_path / "notes.txt").write_text("mine")
         run_directory.set_previous_run_aside(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", "previous"]
-    assert {(tmp_path / "previous" / name).read_text() for name in names} == {"second"}
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"from {tmp_path} to {tmp_path / folder}; --from_last_checkpoint=True would have continued it" in line
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.txt", *folders.values()]
+    for content, folder in folders.items():
+        assert {(tmp_path / folder / name).read_text() for name in names} == {content}
     run_directory.set_previous_run_aside(tmp_path)
-    assert (tmp_path / "previous" / "checkpoint.pt").read_text() == "second"
+    assert capsys.readouterr().err == ""
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_nothing_is_said_about_going_on_without_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "logs.csv").write_text("rows")
+    run_directory.set_previous_run_aside(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"to {tmp_path / 'previous'}")
 
 
 def test_meta_is_valid_json_at_any_time(tmp_path: Path) -> None:
