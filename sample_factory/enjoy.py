@@ -29,6 +29,7 @@ from sample_factory.algo.utils.make_env import BatchedVecEnv, make_env_func_batc
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import load_from_checkpoint, parse_full_cfg, parse_sf_args
 from sample_factory.cfg.persistence import require_saved_config
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.cfg.validation import ConfigError, check_cfg_before_evaluation, resolve_device
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
@@ -59,7 +60,7 @@ def load_state_dict(cfg: Config, actor_critic: ActorCritic, device: torch.device
     """
     prefix = {"latest": "checkpoint", "best": "best"}[cfg.load_checkpoint_kind]
     directory = Learner.checkpoint_dir(cfg, cfg.policy_index)
-    with trusting_files(getattr(cfg, "unsafe_load", False)):
+    with trusting_files(flag_value(cfg, "unsafe_load")):
         checkpoint = Learner.load_checkpoint(Learner.get_checkpoints(directory, f"{prefix}_*"), device)
     if checkpoint is None:
         raise CheckpointError(

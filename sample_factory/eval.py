@@ -18,6 +18,7 @@ from sample_factory.algo.sampling.evaluation_sampling_api import EvalSamplingAPI
 from sample_factory.algo.utils.env_info import EnvInfo, EnvProbeError, obtain_env_info_in_a_separate_process
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.persistence import complete_cfg
+from sample_factory.cfg.shadowing import flag_value, shadowed_flags
 from sample_factory.cfg.validation import ConfigError, check_cfg_before_evaluation
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
@@ -34,7 +35,8 @@ def do_eval(cfg: Config) -> StatusCode:
     cfg = complete_cfg(cfg)
     cfg.episode_counter = True
     cfg.decorrelate_envs_on_one_worker = False
-    cfg.curriculum = "none"  # the environment chooses its levels
+    if "curriculum" not in shadowed_flags(cfg):
+        cfg.curriculum = "none"  # the environment chooses its levels
     try:
         check_cfg_before_evaluation(cfg)
         resolve_env(cfg)
@@ -53,7 +55,7 @@ def generate_trajectories(cfg: Config, env_info: EnvInfo, sample_env_episodes: i
     """Sample until policy 0 has this many episodes, then log and write the statistics of all policies."""
     cfg.sample_env_episodes = sample_env_episodes
     api = EvalSamplingAPI(cfg, env_info)
-    with trusting_files(getattr(cfg, "unsafe_load", False)):
+    with trusting_files(flag_value(cfg, "unsafe_load")):
         api.init()
     api.start()
     try:

@@ -20,6 +20,7 @@ from sample_factory.algo.utils.multiprocessing_utils import start_servers
 from sample_factory.cfg.arguments import cfg_dict, maybe_load_from_checkpoint
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.persistence import complete_cfg
+from sample_factory.cfg.shadowing import flag_value, shadowed_flags
 from sample_factory.cfg.validation import check_cfg_before_start
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.monitoring.run_view import make_run_view
@@ -40,7 +41,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
     cfg = complete_cfg(cfg)
     check_cfg_before_start(cfg)
     resolve_env(cfg)
-    if not cfg.get("env_module"):
+    if not cfg.get("env_module") and "env_module" not in shadowed_flags(cfg):
         # Recorded in config.json, so that evaluation finds the environment again.
         cfg["env_module"] = sf_global_context().env_modules.get(cfg.env)
 
@@ -54,7 +55,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 def run_rl(cfg: Config) -> StatusCode:
     """Train; returns the exit code of the run. Signals are obeyed from here on, whatever the run is doing."""
     survive_lost_output()
-    with TerminationSignals(cfg_dict(cfg).get("requeue_exit_code")) as signals:
+    with TerminationSignals(flag_value(cfg_dict(cfg), "requeue_exit_code")) as signals:
         attempt = _Start(cfg, signals)
         return attempt.runner.run() if attempt.succeeded() else attempt.status
 

@@ -34,6 +34,7 @@ from sample_factory.cfg.persistence import (
     save_config,
 )
 from sample_factory.cfg.rules import EnvShape, resolve_recurrence
+from sample_factory.cfg.shadowing import SHADOWED_KEY, record_shadowed
 from sample_factory.cfg.validation import collect_problems, command_line_problems, verify_cfg
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
@@ -124,6 +125,7 @@ def postprocess_args(args: Namespace, argv: Sequence[str], parser: ArgumentParse
         if name not in args.cli_args and getattr(args, name, None) == FLAGS[name].default_value()
     ]
     setattr(args, MACHINE_DEFAULTS_KEY, untouched)
+    record_shadowed(args, parser)
     return args
 
 
@@ -195,5 +197,5 @@ def checkpoint_override_defaults(cfg: Config, parser: ArgumentParser) -> AttrDic
     """
     saved = require_saved_config(cfg)
     loaded = merge_saved(Namespace(**{**cfg_dict(cfg), "cli_args": {}}), saved)
-    parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved})
+    parser.set_defaults(**{key: value for key, value in loaded.items() if key in saved or key == SHADOWED_KEY})
     return loaded

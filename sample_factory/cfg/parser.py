@@ -16,6 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from sample_factory.cfg.flags import FLAGS
+from sample_factory.cfg.shadowing import ShadowableFlags
 
 _ERROR_OF_OPTION = re.compile(r"^argument (?P<option>-\S+?)(/\S+)?: (?P<reason>.*)$", re.DOTALL)
 
@@ -24,7 +25,7 @@ class _ParsingStopped(Exception):
     """argparse met an error while errors are being collected."""
 
 
-class FlagParser(argparse.ArgumentParser):
+class FlagParser(ShadowableFlags, argparse.ArgumentParser):
     """An ``ArgumentParser`` that collects errors.
 
     Abbreviations work as in argparse, with one difference: options that Sample Factory 2 does not have never make an
@@ -32,6 +33,7 @@ class FlagParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.shadowed = set()
         super().__init__(*args, **kwargs)
         self.allow_abbrev = False  # resolved by expand_abbreviations instead
         self._collecting = False
@@ -99,7 +101,7 @@ class FlagParser(argparse.ArgumentParser):
                     parsed, extras = super().parse_known_args(tokens, parsed)
                     break
                 except _ParsingStopped as stop:
-                    option, problem = _explain(str(stop), tokens)
+                    option, problem = _explain(str(stop), tokens, self.shadowed)
                     problems.append(problem)
                     shorter = _without_option(tokens, option)
                     if shorter == tokens:
@@ -144,13 +146,14 @@ def matching_options(parser: argparse.ArgumentParser, prefix: str) -> list[str]:
     if not prefix.startswith("--") or len(prefix) == 2:
         return []
     matches = [option for option in option_strings(parser) if option.startswith(prefix)]
-    original = [option for option in matches if not _is_extension(option)]
+    original = [option for option in matches if not _is_extension(parser, option)]
     return original if len(original) == 1 else matches
 
 
-def _is_extension(option: str) -> bool:
-    flag = FLAGS.get(option.removeprefix("--"))
-    return flag is not None and flag.extension
+def _is_extension(parser: argparse.ArgumentParser, option: str) -> bool:
+    name = option.removeprefix("--")
+    flag = FLAGS.get(name)
+    return flag is not None and flag.extension and name not in getattr(parser, "shadowed", ())
 
 
 def expand_abbreviations(parser: argparse.ArgumentParser, tokens: Sequence[str]) -> list[str]:
@@ -196,7 +199,7 @@ def _adopt(parsed: argparse.Namespace, namespace: argparse.Namespace | None) -> 
     return namespace
 
 
-def _explain(message: str, tokens: list[str]) -> tuple[str, str]:
+def _explain(message: str, tokens: list[str], shadowed: Collection[str]) -> tuple[str, str]:
     """Option an argparse message is about ("" if none) and the message with value and repair added."""
     match = _ERROR_OF_OPTION.match(message)
     if match is None:
@@ -204,7 +207,8 @@ def _explain(message: str, tokens: list[str]) -> tuple[str, str]:
     option = match["option"]
     value = _first_value(tokens, option)
     given = "" if value is None or repr(value) in message else f" (got {value!r})"
-    return option, message + given + _repair(option, match["reason"])
+    repair = "" if option.removeprefix("--") in shadowed else _repair(option, match["reason"])
+    return option, message + given + repair
 
 
 def _first_value(tokens: list[str], option: str) -> str | None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import difflib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.experiment_path import experiment_problems
 from sample_factory.cfg.flags import FLAGS, training_defaults
+from sample_factory.cfg.shadowing import EXTENSIONS, SHADOWED_KEY
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.durable_files import set_aside, write_atomically
 from sample_factory.utils.paths import CONFIG_FILE_NAME
@@ -163,7 +165,8 @@ def merge_saved(cfg: Config, saved: AttrDict) -> AttrDict:
 
     Command-line values of the new one win over saved values, saved values over new defaults. Facts about one start of
     the program, the place where the file was found, and defaults that depend on the machine come from the new one.
-    Flags that the saved file does not know get the value of the new configuration, else their default.
+    Flags that the saved file does not know get the value of the new configuration, else their default. Options of the
+    script that are called like flags of ours keep their saved value, also if the new program does not know them.
     """
     new = cfg_dict(cfg)
     merged = AttrDict(saved)
@@ -172,7 +175,10 @@ def merge_saved(cfg: Config, saved: AttrDict) -> AttrDict:
         if key in merged and merged[key] != value:
             log.debug(f"Overriding saved {key} {merged[key]} by {value} from the command line")
             merged[key] = value
-    _take_per_run_values(merged, new)
+    shadowed = _merged_shadowed(saved, new)
+    if shadowed or SHADOWED_KEY in merged:
+        merged[SHADOWED_KEY] = shadowed
+    _take_per_run_values(merged, new, shadowed)
     _take_location(merged, new)
     _take_machine_defaults(merged, saved, new, given)
     added = {key: value for key, value in {**training_defaults(), **new}.items() if key not in merged}
@@ -183,12 +189,28 @@ def merge_saved(cfg: Config, saved: AttrDict) -> AttrDict:
     return merged
 
 
-def _take_per_run_values(merged: AttrDict, new: AttrDict) -> None:
+def flags_of_script(saved: Mapping[str, Any]) -> set[str]:
+    """Entries of a saved configuration that are called like flags of ours, but belong to the script that wrote it.
+
+    Files of Sample Factory 2 do not list them: it has none of these flags, so whatever is called like one is an option
+    of a script.
+    """
+    is_foreign = MACHINE_DEFAULTS_KEY not in saved
+    return set(saved.get(SHADOWED_KEY, ())) | {name for name in EXTENSIONS if is_foreign and name in saved}
+
+
+def _merged_shadowed(saved: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """A flag that the new command line gives to a parser that has it is ours again."""
+    given = new.get("cli_args") or {}
+    return sorted((flags_of_script(saved) - set(given)) | set(new.get(SHADOWED_KEY, ())))
+
+
+def _take_per_run_values(merged: AttrDict, new: AttrDict, shadowed: list[str]) -> None:
     for key in PROVENANCE_KEYS:
         if key in new:
             merged[key] = new[key]
     for key in PER_RUN_FLAGS:
-        if key in merged:
+        if key in merged and key not in shadowed:
             merged[key] = new.get(key, FLAGS[key].default_value())
 
 

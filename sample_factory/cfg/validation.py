@@ -10,6 +10,7 @@ from sample_factory.cfg.experiment_path import experiment_problems
 from sample_factory.cfg.flags import EVALUATION_FLAGS, FLAGS, TRAINING_FLAGS, Flag, training_defaults
 from sample_factory.cfg.persistence import cfg_dict
 from sample_factory.cfg.rules import ENV_RULES, EVALUATION_RULES, TRAINING_RULES, EnvShape, Rule, warnings
+from sample_factory.cfg.shadowing import builtin_values, shadowed_flags
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
@@ -92,7 +93,7 @@ def command_line_problems(cli_args: dict[str, Any], cfg: Config) -> list[str]:
     Rules over several flags wait for ``check_cfg_before_start``: a saved configuration may be merged in, and scripts
     may still change values.
     """
-    names = [name for name in cli_args if name in FLAGS]
+    names = [name for name in cli_args if name in FLAGS and name not in shadowed_flags(cfg)]
     broken = {name: text for name in names if (text := FLAGS[name].problem(cli_args[name])) is not None}
     problems = list(broken.values())
     if "experiment" in cli_args or "train_dir" in cli_args:
@@ -121,7 +122,7 @@ _missing_gpu_reported: list[bool] = []
 
 
 def _with_defaults(cfg: Config) -> AttrDict:
-    return AttrDict({**training_defaults(), **cfg_dict(cfg)})
+    return AttrDict(builtin_values({**training_defaults(), **cfg_dict(cfg)}))
 
 
 def _flag_problems(values: AttrDict, flags: dict[str, Flag]) -> dict[str, str]:

@@ -17,7 +17,9 @@ from typing import Any
 import gymnasium as gym
 
 from sample_factory.algo.utils.context import global_env_registry
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.envs.gymnasium_compat import import_env_plugin, make_gym_env
+from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import cfg_file, log
 
@@ -47,7 +49,7 @@ def resolve_env(cfg: Config) -> None:
         return
 
     problems: list[str] = []
-    given_module = getattr(cfg, "env_module", None)
+    given_module = flag_value(cfg, "env_module")
     recorded_module = _recorded_env_module(cfg)
     failed = given_module and not _register_from_module(given_module, cfg.env, problems)
     if failed and "env_module" in (getattr(cfg, "cli_args", None) or {}):
@@ -106,8 +108,8 @@ def _recorded_env_module(cfg: Config) -> str | None:
         return None
     try:
         with open(path) as config_json:
-            module_name = json.load(config_json).get("env_module")
-    except (OSError, ValueError, AttributeError):
+            module_name = flag_value(AttrDict(json.load(config_json)), "env_module")
+    except (OSError, ValueError, TypeError):
         return None  # a broken config.json is reported by those who need all of it
     return module_name if isinstance(module_name, str) and module_name else None
 

@@ -6,11 +6,12 @@ from argparse import ArgumentParser
 from collections.abc import Mapping
 from typing import Any
 
+from sample_factory.cfg.persistence import flags_of_script
 from sample_factory.utils.utils import str2bool
 
 # Entries of config.json that describe a run and are no options.
 _NOT_OPTIONS = frozenset(
-    {"command_line", "cli_args", "git_hash", "git_repo_name", "machine_defaults", "wandb_unique_id"}
+    {"command_line", "cli_args", "git_hash", "git_repo_name", "machine_defaults", "shadowed_flags", "wandb_unique_id"}
 )
 
 
@@ -18,9 +19,10 @@ def add_recorded_args(parser: ArgumentParser, saved: Mapping[str, Any]) -> None:
     """Add an option for every entry of a saved configuration that the parser does not know.
 
     An evaluation from the command line so takes the custom flags of the training script without importing it; the
-    type follows from the recorded value, which is also the default.
+    type follows from the recorded value, which is also the default. Where the training script had an option that is
+    called like a flag of ours, it is that option.
     """
-    known = {action.dest for action in parser._actions}
+    known = {action.dest for action in parser._actions} - flags_of_script(saved)
     group = parser.add_argument_group("Recorded by the training script")
     for name, value in saved.items():
         if name not in known and name not in _NOT_OPTIONS and _is_option_value(value):

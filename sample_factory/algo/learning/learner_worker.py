@@ -36,6 +36,7 @@ from sample_factory.algo.utils.thread_counts import (
 from sample_factory.algo.utils.time_shares import TimeShares
 from sample_factory.algo.utils.torch_utils import init_torch_runtime
 from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.gpu_utils import cuda_envvars_for_policy
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID
@@ -276,7 +277,7 @@ class LearnerWorker(HeartbeatStoppableEventLoopObject, Configurable):
             if timer is not None:
                 timer.stop()
         if self._batcher_thread is not None:
-            self._batcher_thread.join(timeout=self.cfg.fault_timeout)
+            self._batcher_thread.join(timeout=flag_value(self.cfg, "fault_timeout"))
         if self._threads_before is not None:
             set_threads(self._threads_before)
         super().on_stop(*args)

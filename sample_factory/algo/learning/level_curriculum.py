@@ -27,6 +27,7 @@ from sample_factory.algo.utils.level_tables import (
     parse_level_id,
 )
 from sample_factory.algo.utils.misc import CURRICULUM_STATS
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 
@@ -66,7 +67,7 @@ class LevelCurriculum:
 
         :raises ValueError: the saved levels are of another kind.
         """
-        if self._cfg.curriculum != "dr":
+        if flag_value(self._cfg, "curriculum") != "dr":
             self._buffer = _make_buffer(self._cfg, self._tables)
         if state is not None:
             self._restore(state)
@@ -142,7 +143,9 @@ class LevelCurriculum:
         known = episodes.where(is_known)
         slots = np.array([entry.slot if self._is_stored(entry) else NO_SLOT for entry in entries], np.int64)
         previous = np.full(len(entries), -np.inf) if self._buffer is None else self._buffer.max_returns_of(slots)
-        scores, best = score_levels(self._cfg.curriculum_score, known, np.array(group, np.int64), previous)
+        scores, best = score_levels(
+            flag_value(self._cfg, "curriculum_score"), known, np.array(group, np.int64), previous
+        )
         self._stats.scores += scores.tolist()
         if self._buffer is not None:
             self._store(self._buffer, entries, slots, scores, best)
@@ -259,11 +262,11 @@ def _make_buffer(cfg: Config, tables: LevelTables) -> LevelBuffer[StoredBytes]:
     from sample_factory.ued.curricula.stored_bytes import StoredBytes
 
     settings = BufferSettings(
-        capacity=cfg.curriculum_buffer_size,
-        temperature=cfg.curriculum_temp,
-        staleness_coef=cfg.curriculum_staleness_coef,
-        use_ranks=cfg.curriculum_use_score_ranks,
-        min_fill_ratio=cfg.curriculum_min_fill_ratio,
+        capacity=flag_value(cfg, "curriculum_buffer_size"),
+        temperature=flag_value(cfg, "curriculum_temp"),
+        staleness_coef=flag_value(cfg, "curriculum_staleness_coef"),
+        use_ranks=flag_value(cfg, "curriculum_use_score_ranks"),
+        min_fill_ratio=flag_value(cfg, "curriculum_min_fill_ratio"),
     )
     return LevelBuffer(settings, StoredBytes(torch.zeros([1, tables.spec.num_bytes], dtype=torch.uint8)))
 

@@ -24,6 +24,7 @@ from sample_factory.algo.learning.run_state import make_run_state, restore_rando
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import config_to_json
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.checkpoint_files import CONFIG_KEY, CURRICULUM_KEY, RUN_STATE_KEY
 from sample_factory.utils.durable_files import FailureLog
 from sample_factory.utils.typing import Config, InitModelData, PolicyID
@@ -117,7 +118,7 @@ class LearnerPersistence(Configurable):
         try:
             checkpoint = self._read(store, kind, store.set_aside if is_own else None)
         except CheckpointError:
-            if not is_own or not getattr(self.cfg, "allow_fresh_start", False):
+            if not is_own or not flag_value(self.cfg, "allow_fresh_start"):
                 raise
             log.warning("No checkpoint could be loaded; starting from scratch because of --allow_fresh_start")
             return False
@@ -135,7 +136,7 @@ class LearnerPersistence(Configurable):
     def _read(
         self, store: CheckpointStore, kind: str, on_corrupt: Callable[[str], None] | None
     ) -> CheckpointDict | None:
-        with ckpt.trusting_files(getattr(self.cfg, "unsafe_load", False)):
+        with ckpt.trusting_files(flag_value(self.cfg, "unsafe_load")):
             return self._load_first(store.candidates(kind), on_corrupt)
 
     def _remember_best(self, store: CheckpointStore) -> None:
@@ -225,7 +226,7 @@ class LearnerPersistence(Configurable):
 
         False only if the learner has no state yet.
         """
-        deadline = time.monotonic() + min(_FINAL_SAVE_SEC, self.cfg.fault_timeout / 2)
+        deadline = time.monotonic() + min(_FINAL_SAVE_SEC, flag_value(self.cfg, "fault_timeout") / 2)
         while not self.save():
             if not self.is_initialized:
                 return False
@@ -314,7 +315,7 @@ class LearnerPersistence(Configurable):
         if not isinstance(error, OSError):
             raise error or AssertionError("a failed save has an error")
         self._save_failures.failed(error)
-        limit_sec = getattr(self.cfg, "save_fault_timeout", 1800)
+        limit_sec = flag_value(self.cfg, "save_fault_timeout")
         if self._save_failures.seconds() > limit_sec:
             raise CheckpointError(f"no checkpoint could be saved for --save_fault_timeout={limit_sec} seconds: {error}")
         return False

@@ -26,6 +26,7 @@ from sample_factory.algo.learning.returns import Returns, vtrace
 from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, build_rnn_inputs
 from sample_factory.algo.utils.action_distributions import get_action_distribution
 from sample_factory.algo.utils.cuda_graphs import is_capturing
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.gru_gpu import gru_sequence
 from sample_factory.model.standard_network import StandardNetwork
 from sample_factory.utils.attr_dict import AttrDict
@@ -34,7 +35,7 @@ from sample_factory.utils.typing import ActionDistribution, ActionSpace, Config
 
 def computes_in_bfloat16(cfg: Config) -> bool:
     """Whether ``--mixed_precision=bf16``; configurations of Sample Factory 2 do not have the flag."""
-    return getattr(cfg, "mixed_precision", "none") == "bf16"
+    return bool(flag_value(cfg, "mixed_precision") == "bf16")
 
 
 def old_action_distribution(mb: Mapping[str, Any], action_space: ActionSpace) -> ActionDistribution:

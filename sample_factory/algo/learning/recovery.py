@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sample_factory.algo.learning.gradient_step import DivergedError, SkipCounter
 from sample_factory.algo.learning.persistence import LearnerPersistence
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 
@@ -18,7 +19,7 @@ class LearnerRecovery(LearnerPersistence):
 
     def __init__(self, cfg: Config) -> None:
         super().__init__(cfg)
-        self._skips = SkipCounter(getattr(cfg, "max_skipped_updates", 20))
+        self._skips = SkipCounter(flag_value(cfg, "max_skipped_updates"))
         self._num_rollbacks = 0
 
     def _maybe_roll_back(self) -> None:
@@ -28,7 +29,7 @@ class LearnerRecovery(LearnerPersistence):
 
     def _roll_back(self, reason: DivergedError) -> None:
         """Raises ``reason`` if there is nothing to go back to, or if it was done too often."""
-        limit = getattr(self.cfg, "max_rollbacks", 3)
+        limit = flag_value(self.cfg, "max_rollbacks")
         if self._num_rollbacks >= limit:
             raise reason
         self.finish_saves()

@@ -33,6 +33,7 @@ from sample_factory.algo.utils.env_layer import get_multiagent_info
 from sample_factory.algo.utils.levels import LevelSpec, level_spec_of
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.restricted_pickle import load_restricted, without_rng
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.paths import ensure_private_dir, private_cache_dir
 from sample_factory.utils.typing import ActionSpace, Config, Env, ObsSpace
 from sample_factory.utils.utils import log
@@ -98,7 +99,7 @@ def extract_env_info(env: Env, cfg: Config) -> EnvInfo:
 
 def has_curriculum(cfg: Config) -> bool:
     """Whether levels are chosen by a curriculum; configurations of Sample Factory 2 do not have the flag."""
-    return getattr(cfg, "curriculum", "none") != "none"
+    return bool(flag_value(cfg, "curriculum") != "none")
 
 
 def _check_obs_space(obs_space: ObsSpace) -> None:
@@ -185,7 +186,7 @@ class _EnvProbe:
 
     def __init__(self, cfg: Config):
         self.env_name = cfg.env
-        self.timeout_sec = float(getattr(cfg, "startup_timeout", None) or DEFAULT_STARTUP_TIMEOUT_SEC)
+        self.timeout_sec = float(flag_value(cfg, "startup_timeout") or DEFAULT_STARTUP_TIMEOUT_SEC)
         self._payload = _pickle_payload(cfg)
 
     def run(self) -> EnvInfo:

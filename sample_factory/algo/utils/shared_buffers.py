@@ -32,6 +32,7 @@ from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.algo.utils.topology import sampling_topology
 from sample_factory.algo.utils.torch_utils import to_torch_dtype
 from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.gpu_utils import gpus_for_process
 from sample_factory.utils.typing import Config, Device, PolicyID
 
@@ -266,7 +267,7 @@ class BufferMgr(Configurable):
 
 def num_stored_levels(cfg: Config) -> int:
     """Slots for levels that may be replayed."""
-    return cfg.curriculum_buffer_size if cfg.curriculum in ("plr", "accel") else 1
+    return int(flag_value(cfg, "curriculum_buffer_size")) if flag_value(cfg, "curriculum") in ("plr", "accel") else 1
 
 
 def _to_numpy(tensors: dict[str, Any]) -> dict[str, Any]:

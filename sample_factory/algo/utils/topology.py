@@ -22,6 +22,7 @@ from dataclasses import dataclass
 
 import torch
 
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 
 AUTO, SEPARATE, ROLLOUT = "auto", "separate", "rollout"
@@ -47,8 +48,7 @@ def sampling_topology(cfg: Config) -> SamplingTopology:
 
 
 def _placement(cfg: Config) -> str:
-    # Configurations made in code, and those saved by older versions, do not have the flag.
-    placement = getattr(cfg, "inference_placement", AUTO)
+    placement = flag_value(cfg, "inference_placement")
     if placement != AUTO:
         return str(placement)
     on_cpu = cfg.device == "cpu" or not torch.cuda.is_available()

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h>
@@ -51,7 +52,7 @@ def prepare_device(cfg: Config, device: torch.device) -> None:
     """Settings of the process for learning on this device."""
     if device.type == "cpu":
         keep_freed_memory()
-    elif getattr(cfg, "mixed_precision", "none") == "tf32":
+    elif flag_value(cfg, "mixed_precision") == "tf32":
         allow_tf32()
 
 
