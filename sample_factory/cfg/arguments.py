@@ -33,7 +33,7 @@ from sample_factory.cfg.persistence import (
     require_saved_config,
     save_config,
 )
-from sample_factory.cfg.rules import EnvShape, resolve_recurrence
+from sample_factory.cfg.rules import EnvShape, fitting_heartbeat_interval, resolve_recurrence
 from sample_factory.cfg.shadowing import SHADOWED_KEY, record_shadowed
 from sample_factory.cfg.validation import collect_problems, command_line_problems, verify_cfg
 from sample_factory.utils.attr_dict import AttrDict
@@ -139,8 +139,15 @@ def _git_provenance() -> tuple[str, str]:
 
 
 def preprocess_cfg(cfg: Config, env_info: EnvShape) -> bool:
-    """Replace automatic values in ``cfg``, then ``verify_cfg``."""
+    """Replace automatic values in ``cfg`` and those that would end a healthy run, then ``verify_cfg``."""
     cfg.recurrence = resolve_recurrence(cfg.use_rnn, cfg.with_vtrace, cfg.rollout, cfg.recurrence)
+    interval = fitting_heartbeat_interval(cfg.heartbeat_interval, cfg.heartbeat_reporting_interval)
+    if interval != cfg.heartbeat_interval:
+        log.warning(
+            f"--heartbeat_interval={cfg.heartbeat_interval} is not below --heartbeat_reporting_interval="
+            f"{cfg.heartbeat_reporting_interval}, so healthy components would look dead: {interval:g} is used"
+        )
+        cfg.heartbeat_interval = interval
     return verify_cfg(cfg, env_info)
 
 

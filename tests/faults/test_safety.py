@@ -62,10 +62,10 @@ def test_F1_every_numeric_flag_has_bounds():
 @thorough
 @multiproc
 def test_F1_rules_across_flags_are_checked_together(start_run):
-    run = start_run("--batch_size=63", "--worker_num_splits=3", "--with_vtrace=True", "--heartbeat_interval=500")
+    run = start_run("--batch_size=63", "--worker_num_splits=3", "--with_vtrace=True", "--mixed_precision=tf32")
     run.finish(30)
     run.assert_clean_end(2, None)
-    for flag in ("--batch_size", "--worker_num_splits", "--with_vtrace", "--heartbeat_interval"):
+    for flag in ("--batch_size", "--worker_num_splits", "--with_vtrace", "--mixed_precision"):
         assert flag in run.output
     assert not run.train_dir.exists()
 

@@ -64,7 +64,7 @@ _LOSSES = (
         float,
         0.1,
         "With value e the probability ratio of the PPO loss is clipped to [1 / (1 + e), 1 + e].",
-        bounds=positive(allow_inf=True),
+        bounds=at_least(0, allow_inf=True),
     ),
     Flag(
         "ppo_clip_value",
@@ -79,7 +79,7 @@ _LOSSES = (
         False,
         "Correct for policy lag with V-trace instead of generalised advantage estimation.",
     ),
-    Flag("vtrace_rho", float, 1.0, "V-trace: upper bound of importance weights.", bounds=positive(allow_inf=True)),
+    Flag("vtrace_rho", float, 1.0, "V-trace: upper bound of importance weights.", bounds=at_least(0, allow_inf=True)),
     Flag(
         "vtrace_c",
         float,

@@ -10,8 +10,8 @@ _LOGGING = (
         "experiment_summaries_interval",
         int,
         10,
-        "Seconds between two writes of TensorBoard summaries.",
-        bounds=positive(),
+        "Seconds between two writes of TensorBoard summaries. 0: as often as possible, up to ten times a second.",
+        bounds=at_least(0),
         quantity=True,
     ),
     Flag(
@@ -33,7 +33,8 @@ _LOGGING = (
         "heartbeat_interval",
         int,
         20,
-        "Seconds between the life signs of each component.",
+        "Seconds between the life signs of each component. Reduced to half of --heartbeat_reporting_interval if it is "
+        "not below that.",
         bounds=positive(),
         quantity=True,
     ),
@@ -98,8 +99,8 @@ _CHECKPOINTS = (
         "save_best_every_sec",
         int,
         5,
-        "Seconds between two checks for a new best policy.",
-        bounds=positive(),
+        "Seconds between two checks for a new best policy. 0: as often as possible, up to ten times a second.",
+        bounds=at_least(0),
         quantity=True,
     ),
     Flag(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from sample_factory.cfg.flags.flag import Flag, Section, at_least, between, positive, str2bool
+from sample_factory.cfg.flags.flag import Flag, Section, at_least, between, finite, positive, str2bool
 
 
 def default_num_workers() -> int:
@@ -123,8 +123,8 @@ SAMPLING = Section(
             int,
             0,
             "Delay the first rollouts of the workers by up to this many seconds, each by a different time, so that "
-            "their episodes do not run in step.",
-            bounds=at_least(0),
+            "their episodes do not run in step. 0 or less: no delay.",
+            bounds=finite(),
             quantity=True,
         ),
         Flag(

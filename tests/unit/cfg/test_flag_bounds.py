@@ -157,3 +157,26 @@ def test_values_set_after_parsing_are_checked_before_start() -> None:
 def test_c12_keeping_no_checkpoint_is_rejected() -> None:
     for value in (0, -1):
         assert FLAGS["keep_checkpoints"].problem(value) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("experiment_summaries_interval", 0),
+        ("save_best_every_sec", 0),
+        ("decorrelate_experience_max_seconds", -1),
+        ("heartbeat_interval", 100_000),
+        ("ppo_clip_ratio", 0.0),
+        ("vtrace_rho", 0.0),
+    ],
+)
+def test_values_that_work_in_the_original_are_accepted(name: str, value: float) -> None:
+    argv = ["--env=x", f"--{name}={value}"]
+    parser, _ = parse_sf_args(argv)
+    cfg = parse_full_cfg(parser, argv)
+    assert getattr(cfg, name) == value
+    check_cfg_before_start(cfg)
+
+
+def test_a_standard_deviation_of_zero_has_no_logarithm() -> None:
+    assert FLAGS["initial_stddev"].problem(0.0) is not None

@@ -189,10 +189,13 @@ def test_batched_workers_serve_every_policy(workers: int, policies: int, async_r
     assert any("--batched_sampling=True" in problem for problem in found) != ok
 
 
-def test_heartbeats_are_more_frequent_than_their_check() -> None:
-    assert problems_of(None, heartbeat_interval=30, heartbeat_reporting_interval=60) == []
-    (problem,) = problems_of(None, heartbeat_interval=60, heartbeat_reporting_interval=60)
-    assert "--heartbeat_interval=60" in problem
+@pytest.mark.parametrize(("given", "used"), [(30, 30), (59, 59), (60, 30), (100_000, 30)])
+def test_heartbeats_are_more_frequent_than_their_check(given: int, used: int, records: LogRecords) -> None:
+    cfg = config(heartbeat_interval=given, heartbeat_reporting_interval=60)
+    assert preprocess_cfg(cfg, EnvShape())
+    assert cfg.heartbeat_interval == used
+    warned = [text for text in records.of_level(logging.WARNING) if f"--heartbeat_interval={given} " in text]
+    assert len(warned) == (given != used)
 
 
 def test_all_problems_at_once() -> None:
@@ -251,6 +254,8 @@ def test_automatic_recurrence(changes: dict[str, Any], expected: int) -> None:
         (dict(num_policies=2, batched_sampling=True), "one policy"),
         (dict(num_policies=2, async_rl=False, num_workers=2, batch_size=64), "experimental"),
         (dict(use_rnn=False, recurrence=32), "--recurrence=1 is faster"),
+        (dict(ppo_clip_ratio=0.0), "--ppo_clip_ratio=0"),
+        (dict(with_vtrace=True, normalize_returns=False, vtrace_rho=0.0), "--vtrace_rho=0"),
     ],
 )
 def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> None:

@@ -33,3 +33,16 @@ def test_q48_a_blocked_loop_does_not_make_up_for_missed_periods(monkeypatch):
     for _ in range(20):
         loop.process_events()
     assert listener.num_calls == 2
+
+
+def test_the_interval_zero_leaves_the_loop_time_to_sleep(monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(signal_slot.time, "time", lambda: now[0])
+    loop = EventLoop("loop", serial_mode=True)
+    listener = Listener(loop)
+    timer = PeriodicTimer(loop, 0)
+    timer.timeout.connect(listener.on_timeout)
+    for _ in range(1000):
+        now[0] += 0.01
+        loop.process_events()
+    assert 90 <= listener.num_calls <= 100
