@@ -122,8 +122,10 @@ def short_param_names(params: Iterable[str]) -> dict[str, str]:
 
 
 def _path_safe(name: str) -> str:
-    # The name becomes a folder and part of command lines and job scripts.
-    return re.sub(r"[^\w.+=@-]", "_", name)
+    # The name becomes a folder and part of command lines and job scripts. Square brackets of lists, commas, and colons
+    # of environment ids are harmless there, and sweeps of Sample Factory 2 find their folders again. Its names with
+    # spaces never worked; a shell would interpret the other characters, and Slurm %.
+    return re.sub(r"[^\w.+=@,:\[\]-]", "_", name)
 
 
 class RunDescription:

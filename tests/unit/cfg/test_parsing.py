@@ -15,6 +15,8 @@ import pytest
 from sample_factory.cfg import arguments
 from sample_factory.cfg.arguments import cfg_dict, cfg_str, default_cfg, parse_full_cfg, parse_sf_args
 from sample_factory.cfg.cfg import add_basic_cli_args, add_model_args
+from sample_factory.cfg.flags import FLAGS, TRAINING_FLAGS
+from sample_factory.cfg.parser import expand_abbreviations
 from sample_factory.utils.attr_dict import AttrDict
 
 
@@ -177,6 +179,18 @@ def test_abbreviations_work_in_both_passes() -> None:
 def test_extensions_leave_abbreviations_of_the_original_unique() -> None:
     cfg = parse("--env=x", "--al=foo", "--sta=3")
     assert (cfg.algo, cfg.stats_avg) == ("foo", 3)
+
+
+@pytest.mark.parametrize("evaluation", [False, True], ids=["training", "evaluation"])
+def test_every_abbreviation_of_the_original_works(evaluation: bool) -> None:
+    parser, _ = parse_sf_args(["--env=x"], evaluation=evaluation)
+    flags = FLAGS if evaluation else TRAINING_FLAGS
+    original = [name for name, flag in flags.items() if not flag.extension]
+    prefixes = {name[:length] for name in original for length in range(1, len(name))}
+    unique = {p: found[0] for p in prefixes if len(found := [name for name in original if name.startswith(p)]) == 1}
+    assert len(unique) > 900
+    for prefix, name in unique.items():
+        assert expand_abbreviations(parser, [f"--{prefix}=1"]) == [f"--{name}=1"]
 
 
 def test_nothing_is_expanded_after_a_double_dash(capsys: pytest.CaptureFixture[str]) -> None:

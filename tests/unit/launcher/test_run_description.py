@@ -106,6 +106,13 @@ def test_numpy_values_and_no_parameters():
     assert list(Experiment("e", "cmd").generate_experiments("--n", True, "--")) == [("cmd --n=00_e", "00_e")]
 
 
+@pytest.mark.parametrize("value", [[16], "[16,32]", "module:Env-v0", "a+b=c@d"], ids=str)
+def test_values_that_the_original_can_start_keep_its_names(value):
+    ((command, name),) = Experiment("e", "cmd", [{"p_q": value}]).generate_experiments("--n", True, "--")
+    assert name == f"00_e_p.q_{value}"
+    assert shlex.split(command) == ["cmd", f"--p_q={value}", f"--n={name}"]
+
+
 def test_values_with_shell_characters_stay_one_argument_and_make_safe_names():
     value = "a b/c;$(touch x)"
     ((command, name),) = Experiment("e", "cmd", [{"session": value}]).generate_experiments("--n", True, "--")
