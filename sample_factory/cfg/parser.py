@@ -239,7 +239,7 @@ def _repair(option: str, reason: str) -> str:
         return ""
     given = re.search(r"'([^']*)'", reason)
     if given is not None and flag.nargs is not None:
-        kind = {int: "whole numbers", float: "numbers"}.get(flag.type, "words")
+        kind = "whole numbers" if flag.type is int else "numbers" if flag.type is float else "words"
         return f"; write {kind} with spaces between them, for example {flag.example_of_list()}"
     if given is not None and flag.type is int:
         return f"; write digits only, for example {option}={_as_integer(given[1], flag.default_value())}"

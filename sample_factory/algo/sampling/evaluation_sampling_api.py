@@ -108,5 +108,5 @@ class EvalSamplingAPI(Configurable):
 
     @property
     def total_samples(self) -> int:
-        """Steps of agents so far: what workers report every few seconds, or what has arrived since in whole rollouts."""
+        """Steps of agents: what workers report every few seconds, or what has arrived in whole rollouts since."""
         return max(sum(self.sampling_loop.samples_collected), self.sampling_loop.samples_in_rollouts)
