@@ -251,6 +251,8 @@ def test_automatic_recurrence(changes: dict[str, Any], expected: int) -> None:
         (dict(num_policies=2, batched_sampling=True), "one policy"),
         (dict(num_policies=2, async_rl=False, num_workers=2, batch_size=64), "experimental"),
         (dict(use_rnn=False, recurrence=32), "--recurrence=1 is faster"),
+        (dict(with_pbt=True), "--with_pbt=True does nothing with a single policy"),
+        (dict(lr_schedule="linear_decay"), "so the learning rate hardly changes"),
     ],
 )
 def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> None:
@@ -260,7 +262,16 @@ def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> No
     assert part in warned[0]
 
 
-@pytest.mark.parametrize("changes", [{}, dict(use_rnn=False, with_vtrace=True, normalize_returns=False)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(use_rnn=False, with_vtrace=True, normalize_returns=False),
+        dict(with_pbt=True, num_policies=2),
+        dict(lr_schedule="linear_decay", train_for_env_steps=10**6),
+    ],
+    ids=str,
+)
 def test_no_needless_warnings(changes: dict[str, Any], records: LogRecords) -> None:
     assert verify_cfg(config(**changes), EnvShape())
     assert records.of_level(logging.WARNING) == []
