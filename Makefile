@@ -2,8 +2,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# A build of PyTorch without CUDA where pip can find one; on a GPU machine: make TORCH="torch"
+# The version of PyTorch the tests are run with, in the build that pip's index offers: that of PyPI for Linux on x86 has
+# CUDA. From another index, for instance the smaller build for CPUs:
+#   make install TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)")
 STAMP := $(VENV)/.installed
 
 .PHONY: install train test test-fast test-faults soak format lint type check compat learning bench bench-quick bench-ued \
@@ -14,7 +18,7 @@ install: $(STAMP)
 $(STAMP): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet "$(TORCH)"
+	$(BIN)/pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
 	$(BIN)/pip install --quiet -e ".[dev]"
 	touch $(STAMP)
 
@@ -75,7 +79,7 @@ SF2_STAMP := $(SF2_VENV)/.installed
 
 $(SF2_STAMP):
 	$(PYTHON) -m venv $(SF2_VENV)
-	$(SF2_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(SF2_VENV)/bin/pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
 	$(SF2_VENV)/bin/pip install --quiet sample-factory==2.1.1 "gymnasium==0.29.1" "numpy<2"
 	touch $(SF2_STAMP)
 
@@ -100,7 +104,7 @@ BENCH_SECONDS ?= 30
 
 $(BENCH_STAMP): setup.py
 	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(BENCH_VENV)/bin/pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
 	$(BENCH_VENV)/bin/pip install --quiet -e ".[bench]" $(SAME_LIBRARIES)
 	touch $(BENCH_STAMP)
 
@@ -110,13 +114,13 @@ $(SF2_BENCH_STAMP): $(SF2_STAMP)
 
 $(PEERS_STAMP):
 	$(PYTHON) -m venv $(PEERS_VENV)
-	$(PEERS_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(PEERS_VENV)/bin/pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
 	$(PEERS_VENV)/bin/pip install --quiet stable-baselines3 $(SAME_LIBRARIES)
 	touch $(PEERS_STAMP)
 
 $(PUFFERLIB_STAMP):
 	$(PYTHON) -m venv $(PUFFERLIB_VENV)
-	$(PUFFERLIB_VENV)/bin/pip install --quiet "$(TORCH)"
+	$(PUFFERLIB_VENV)/bin/pip install --quiet $(TORCH_FLAGS) "$(TORCH)"
 	$(PUFFERLIB_VENV)/bin/pip install --quiet pufferlib==2.0.2
 	touch $(PUFFERLIB_STAMP)
 

@@ -26,6 +26,9 @@ in turns; a ratio is the median over pairs of neighbouring runs, with the smalle
 above one are better: more frames per second, fewer seconds, less memory. Frames are steps of agents. Runs count from
 their first report on, without the first quarter. One thread per process (`OMP_NUM_THREADS=1`) unless a row says
 otherwise.
+
+The tables were measured at different times, partly with other settings, on a machine whose speed varies: one and the
+same workload, W1 for instance, has other frame rates in each of them. Only ratios within a table compare.
 """
 
 # Results that are not workloads, in the order of the page, with what they are about.
@@ -109,9 +112,13 @@ def limit_table(workloads: Mapping[str, Result]) -> str:
     text = (
         "The limit has no framework in it: `cores / (environment + forward pass + epochs x learner)`, in CPU time per "
         "frame, measured between the runs with the fastest of this project's model and the same network in bare "
-        "PyTorch and NumPy (`python -m benchmarks.limits`). It is not above pure simulation: workers that step their "
+        "PyTorch and NumPy (`python -m benchmarks.limits`). It is at most pure simulation: workers that step their "
         "environments with random actions and do nothing else. Serial mode has one core. Useful CPU is the "
         "part of our CPU time that goes to these three.\n\n"
+        "Shares above 100 % show how uncertain these numbers are: limits are medians of samples of two seconds, taken "
+        "between the runs. Where environments sleep for uneven times (W2_lognormal), such a sample is off by "
+        "some percent, and so is a run of half a minute, which counts frames in whole training iterations of almost "
+        "two seconds. No run is really faster than its environments.\n\n"
     )
     return text + _table(header, rows)
 

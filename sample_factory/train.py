@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import traceback
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from sample_factory.cfg.validation import check_cfg_before_start
 from sample_factory.envs.env_resolution import UnknownEnvError, resolve_env
 from sample_factory.monitoring.run_view import make_run_view
 from sample_factory.pbt.population_based_training import PopulationBasedTraining
+from sample_factory.utils.logging import quiet_console
 from sample_factory.utils.shared_memory_names import claim_semaphore_names, remove_stale_names
 from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import Config, StatusCode
@@ -55,7 +55,11 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
 def run_rl(cfg: Config) -> StatusCode:
     """Train; returns the exit code of the run. Signals are obeyed from here on, whatever the run is doing."""
     survive_lost_output()
-    with TerminationSignals(flag_value(cfg_dict(cfg), "requeue_exit_code")) as signals:
+    given = cfg_dict(cfg)
+    with (
+        quiet_console(flag_value(given, "ui") == "none"),
+        TerminationSignals(flag_value(given, "requeue_exit_code")) as signals,
+    ):
         attempt = _Start(cfg, signals)
         return attempt.runner.run() if attempt.succeeded() else attempt.status
 
@@ -79,11 +83,12 @@ class _Start:
             with self._signals.raising():
                 self.status = self._prepare()
         except (ConfigError, UnknownEnvError) as exc:
-            print(exc, file=sys.stderr)
             self._fail(EXIT_CODE_BAD_CONFIG, str(exc))
         except CheckpointError as exc:
-            log.error(exc)
-            self._fail(ExperimentStatus.FAILURE, str(exc).splitlines()[0])
+            cause, _, explanation = str(exc).partition("\n")
+            if explanation:
+                log.error(explanation)
+            self._fail(ExperimentStatus.FAILURE, cause)
         except ExperimentInUseError as exc:
             log.error(exc)
             self.status = ExperimentStatus.FAILURE  # the result in that folder is another run's

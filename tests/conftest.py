@@ -31,7 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def own_registrations() -> Iterator[None]:
     """Models that a test registers, and environments that it forgets, are no business of the next one.
 
-    Environments that it registers stay: their modules are imported only once.
+    Environments that it registers stay: their modules are imported only once. Not those of local functions, which no
+    process that a later test starts could be sent.
     """
     before = sf_global_context()
     kept = SampleFactoryContext()
@@ -39,6 +40,9 @@ def own_registrations() -> Iterator[None]:
     kept.model_factory = deepcopy(before.model_factory)
     yield
     after = sf_global_context()
-    kept.env_registry = {**after.env_registry, **kept.env_registry}
+    lasting = {
+        name: make for name, make in after.env_registry.items() if "<locals>" not in getattr(make, "__qualname__", "")
+    }
+    kept.env_registry = {**lasting, **kept.env_registry}
     kept.env_modules = {**after.env_modules, **kept.env_modules}
     set_global_context(kept)

@@ -7,7 +7,7 @@ the environment), and ``parse_full_cfg`` afterwards.
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -22,7 +22,7 @@ from sample_factory.cfg.cfg import (
     add_wandb_args,
 )
 from sample_factory.cfg.flags import FLAGS
-from sample_factory.cfg.parser import FlagParser, options_given
+from sample_factory.cfg.parser import FlagHelpFormatter, FlagParser, options_given
 from sample_factory.cfg.persistence import (
     MACHINE_DEFAULTS_KEY,
     MACHINE_DEPENDENT_FLAGS,
@@ -64,7 +64,7 @@ def parse_sf_args(argv: Sequence[str] | None = None, evaluation: bool = False) -
     """
     p = FlagParser(
         usage="%(prog)s --env=ENV [--flag=VALUE ...]",  # a list of 140 flags would push the help off the screen
-        formatter_class=ArgumentDefaultsHelpFormatter,
+        formatter_class=FlagHelpFormatter,
         add_help=False,
     )
     add_basic_cli_args(p)

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import argparse
 import copy
-import difflib
 import re
 import sys
 from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
-from sample_factory.cfg.flags import FLAGS
+from sample_factory.cfg.flags import EVALUATION_FLAGS, FLAGS
+from sample_factory.cfg.flags.flag import nearest
 from sample_factory.cfg.shadowing import ShadowableFlags
 
 _ERROR_OF_OPTION = re.compile(r"^argument (?P<option>-\S+?)(/\S+)?: (?P<reason>.*)$", re.DOTALL)
+
+
+class FlagHelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with the default of each option, where there is something to say."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.required:
+            return f"{action.help} (required)"
+        if action.nargs == 0:  # a switch is off unless it is given
+            return action.help
+        return super()._get_help_string(action)
 
 
 class _ParsingStopped(Exception):
@@ -130,9 +141,15 @@ class FlagParser(ShadowableFlags, argparse.ArgumentParser):
         matches = matching_options(self, name)
         if len(matches) > 1:
             return f"ambiguous option: {text} could match {', '.join(matches)}"
-        near = difflib.get_close_matches(name, option_strings(self), n=1, cutoff=0.6)
-        hint = f"; did you mean {near[0]}?" if near else "; see --help for all flags"
-        return f"unrecognized arguments: {text}{hint}"
+        return f"unrecognized arguments: {text}; {self._hint(name)}"
+
+    def _hint(self, option: str) -> str:
+        known = [name.removeprefix("--") for name in option_strings(self)]
+        name = option.removeprefix("--")
+        if option.startswith("--") and name in EVALUATION_FLAGS and name not in known:
+            return "a flag of evaluation, not of training"
+        near = nearest(name, known) if option.startswith("--") else None
+        return f"did you mean --{near}?" if near else "see --help for all flags"
 
 
 def option_strings(parser: argparse.ArgumentParser) -> list[str]:
@@ -225,11 +242,14 @@ def _repair(option: str, reason: str) -> str:
     if flag is None:
         return ""
     given = re.search(r"'([^']*)'", reason)
+    if given is not None and flag.nargs is not None:
+        kind = "whole numbers" if flag.type is int else "numbers" if flag.type is float else "words"
+        return f"; write {kind} with spaces between them, for example {flag.example_of_list()}"
     if given is not None and flag.type is int:
         return f"; write digits only, for example {option}={_as_integer(given[1], flag.default_value())}"
     if given is not None and flag.choices is not None:
-        near = difflib.get_close_matches(given[1], flag.choices, n=1)
-        return f"; did you mean {option}={near[0]}?" if near else ""
+        near = flag.near_choice(given[1])
+        return f"; did you mean {option}={near}?" if near else ""
     example = flag.default_value()
     return f"; for example {option}={example}" if flag.action is None and example not in (None, []) else ""
 

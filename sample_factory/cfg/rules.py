@@ -14,6 +14,7 @@ from sample_factory.cfg.experiment_path import leads_outside
 from sample_factory.utils.attr_dict import AttrDict
 
 AUTO_RECURRENCE = -1
+UNLIMITED_ENV_STEPS = 10**10  # default of --train_for_env_steps
 
 
 class EnvShape(Protocol):
@@ -337,6 +338,15 @@ def warnings(cfg: AttrDict) -> list[str]:
             cfg.with_vtrace and cfg.vtrace_rho == 0,
             "--vtrace_rho=0 gives every sample the weight zero, so the policy learns nothing from rewards; the usual "
             "value is 1",
+        ),
+        (
+            cfg.with_pbt and cfg.num_policies == 1,
+            "--with_pbt=True does nothing with a single policy; give --num_policies=2 or more",
+        ),
+        (
+            cfg.lr_schedule == "linear_decay" and cfg.train_for_env_steps >= UNLIMITED_ENV_STEPS,
+            f"--lr_schedule=linear_decay reaches zero at --train_for_env_steps={cfg.train_for_env_steps}, so the "
+            "learning rate hardly changes; give the number of steps you want to train for",
         ),
     )
     return [text for applies, text in cases if applies]

@@ -1,6 +1,7 @@
 """Run the experiments of a run module: ``python -m sample_factory.launcher.run --run=package.module --backend=...``.
 
-The module defines `RUN_DESCRIPTION`. The exit code is 0 only if every experiment succeeded (or was submitted).
+The module defines `RUN_DESCRIPTION`. The exit code is 0 only if every experiment succeeded (or was submitted), 2 for
+wrong options, 1 for everything else.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from sample_factory.launcher.run_processes import add_os_parallelism_args, run
 from sample_factory.launcher.run_slurm import add_slurm_args, run_slurm
 from sample_factory.utils.typing import StatusCode
 from sample_factory.utils.utils import log
+
+EXIT_CODE_USAGE_ERROR: StatusCode = 2
 
 AddArgs = Callable[[argparse.ArgumentParser], argparse.ArgumentParser]
 RunBackend = Callable[[RunDescription, argparse.Namespace], StatusCode]
@@ -52,25 +55,44 @@ def parse_args() -> argparse.Namespace:
     return launcher_argparser(args).parse_args(args)
 
 
+class _UsageError(Exception):
+    """What the user has to change on the command line."""
+
+
 def _load_run_description(module_name: str | None) -> RunDescription:
-    if not module_name:
-        raise ValueError("--run is missing: name the module that defines RUN_DESCRIPTION, e.g. --run=my_package.my_run")
-    module = importlib.import_module(module_name)
+    if not module_name or module_name.startswith("."):
+        raise _UsageError(
+            "--run needs the name of the module that defines RUN_DESCRIPTION, e.g. --run=my_package.my_run"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as exc:
+        if not _is_part_of(exc.name, module_name):
+            raise  # a module that the run module imports
+        raise _UsageError(
+            f"--run={module_name}: there is no module {exc.name}; start in the folder it is in, or add that folder to "
+            "PYTHONPATH"
+        ) from exc
     if not hasattr(module, "RUN_DESCRIPTION"):
-        raise ValueError(f"--run={module_name} does not define RUN_DESCRIPTION, add this variable to the module")
+        raise _UsageError(f"--run={module_name} does not define RUN_DESCRIPTION, add this variable to the module")
     return module.RUN_DESCRIPTION
 
 
+def _is_part_of(missing: str | None, module_name: str) -> bool:
+    """True for the module itself and for the packages it is said to be in."""
+    return missing is not None and f"{module_name}.".startswith(f"{missing}.")
+
+
 def main() -> StatusCode:
-    """Launch; returns an `ExperimentStatus`."""
+    """Launch; returns the exit code."""
     args = parse_args()
     try:
         run_description = _load_run_description(args.run)
+    except _UsageError as exc:
+        log.error("%s", exc)
+        return EXIT_CODE_USAGE_ERROR
     except ImportError:
         log.exception("Could not import the run module %s", args.run)
-        return ExperimentStatus.FAILURE
-    except ValueError as exc:
-        log.error("%s", exc)
         return ExperimentStatus.FAILURE
 
     run_description.experiment_suffix = args.experiment_suffix
@@ -79,7 +101,7 @@ def main() -> StatusCode:
         return run_backend(run_description, args)
     except ValueError as exc:  # an option of the backend
         log.error("%s", exc)
-        return ExperimentStatus.FAILURE
+        return EXIT_CODE_USAGE_ERROR
 
 
 if __name__ == "__main__":

@@ -50,15 +50,15 @@ class PlainView:
         for line in progress_lines(snapshot):
             log.debug(line)
 
+    def finish(self, snapshot: RunSnapshot) -> None:
+        """Nothing to leave on the screen: the log ends with lines of its own."""
+
     def stop(self) -> None:
         """Nothing to clean up."""
 
 
 class SilentView(PlainView):
-    """Shows nothing (`ui="none"`)."""
-
-    def update(self, snapshot: RunSnapshot) -> None:
-        """Ignore the report."""
+    """Lines for the log file alone (`ui="none"`): the runner keeps everything below warnings off the console."""
 
 
 class LiveView:
@@ -96,12 +96,19 @@ class LiveView:
 
     def update(self, snapshot: RunSnapshot) -> None:
         """Show this report; its plain lines go to the log file only."""
-        self._snapshot = snapshot
-        self._updated_at = time.monotonic()
+        self._take(snapshot)
         for line in progress_lines(snapshot):
             log.debug(line, extra={"shown_in_panel": True})
         if self._live is not None:
             self._live.refresh()
+
+    def finish(self, snapshot: RunSnapshot) -> None:
+        """What `stop` leaves on the screen."""
+        self._take(snapshot)
+
+    def _take(self, snapshot: RunSnapshot) -> None:
+        self._snapshot = snapshot
+        self._updated_at = time.monotonic()
 
     def stop(self) -> None:
         """Leave the last panel on the screen and give the terminal back; may be called repeatedly."""

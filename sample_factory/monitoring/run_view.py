@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +34,10 @@ class RunnerView:
 
     def report(self, runner: Runner, rates: Rates) -> None:
         self._view.update(self._snapshot(runner, rates))
+
+    def finish(self, runner: Runner, rates: Rates) -> None:
+        # The workers have ended by now, which is no alarm.
+        self._view.finish(replace(self._snapshot(runner, rates), workers_total=0))
 
     def stop(self) -> None:
         self._view.stop()

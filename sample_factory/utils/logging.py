@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from os.path import abspath, join
 from typing import Any, TextIO
 
@@ -134,6 +135,32 @@ def _make_logger() -> logging.Logger:
 
 
 log = _make_logger()
+
+
+def console_level() -> int:
+    """The least important level that the console of this process shows."""
+    return min(
+        (handler.level for handler in log.handlers if isinstance(handler, ConsoleHandler)), default=logging.NOTSET
+    )
+
+
+def set_console_level(level: int) -> None:
+    """Show only lines of this level and above on the console; log files and handlers of the user's program get all."""
+    for handler in log.handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.setLevel(level)
+
+
+@contextlib.contextmanager
+def quiet_console(is_quiet: bool) -> Iterator[None]:
+    """Within it only warnings and errors reach the console, if ``is_quiet``. Worker processes started here follow."""
+    before = console_level()
+    if is_quiet:
+        set_console_level(logging.WARNING)
+    try:
+        yield
+    finally:
+        set_console_level(before)
 
 
 def has_file_handler() -> bool:

@@ -43,7 +43,7 @@ def init_wandb(cfg: Config) -> None:
         log.warning("--with_wandb=True, but wandb is not installed (pip install wandb): going on without it")
         return
 
-    log.debug("Weights and Biases integration enabled, run id %s, mode %s", cfg.wandb_unique_id, _requested_mode())
+    log.debug("Weights and Biases integration enabled, run id %s", cfg.wandb_unique_id)
     problem = _within(SETUP_DEADLINE_SEC, lambda: _set_up(wandb, cfg))
     if problem is not None:
         log.warning("Could not set up Weights and Biases, going on without it: %s", problem)
@@ -51,26 +51,28 @@ def init_wandb(cfg: Config) -> None:
 
 def _set_up(wandb: Any, cfg: Config) -> None:
     run = _start_run_with_fallback(wandb, cfg)
+    if getattr(run, "offline", False):  # the client's own settings may say so
+        log.info("Weights and Biases records offline in %s (upload with `wandb sync`)", cfg.wandb_dir)
     run.config.update(_config_entries(cfg), allow_val_change=True)
     run.define_metric(STEP_METRIC)
     for group in METRIC_GROUPS:
         run.define_metric(f"{group}/*", step_metric=STEP_METRIC)
 
 
-def finish_wandb(cfg: Config) -> None:
-    """Close the W&B run and upload what is left; problems are logged only."""
+def finish_wandb(cfg: Config, exit_code: int = 0) -> None:
+    """Close the W&B run and upload what is left; problems are logged only. A run that failed is marked as such."""
     if not getattr(cfg, "with_wandb", False):
         return
-    problem = _within(FINISH_DEADLINE_SEC, _finish)
+    problem = _within(FINISH_DEADLINE_SEC, lambda: _finish(exit_code))
     if problem is not None:
         log.warning("Could not finish the Weights and Biases run: %s", problem)
 
 
-def _finish() -> None:
+def _finish(exit_code: int) -> None:
     import wandb
 
     if wandb.run is not None:
-        wandb.run.finish()
+        wandb.run.finish(exit_code=exit_code)
 
 
 def _within(seconds: float, work: Callable[[], None]) -> str | None:

@@ -18,6 +18,8 @@ import pytest
 from sample_factory.algo.runners import wiring
 from sample_factory.cfg.arguments import parse_sf_args
 from sample_factory.cfg.parser import FlagParser
+from sample_factory.huggingface.load_from_hub import load_argparser
+from sample_factory.huggingface.push_to_hub import push_argparser
 from sample_factory.launcher.run import launcher_argparser
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,6 +32,10 @@ _COMPLETE_PROGRAM = re.compile(r"# (?P<name>\w+\.py)\n")
 
 # Modules without flags of this project.
 _FOREIGN_MODULES = ("pip", "venv", "pytest", "tensorboard")
+_HUB_PARSERS = {
+    "sample_factory.huggingface.push_to_hub": push_argparser,
+    "sample_factory.huggingface.load_from_hub": load_argparser,
+}
 # A small and short training for the programs of the pages.
 _EXAMPLE_FLAGS = (
     "--device=cpu",
@@ -97,6 +103,7 @@ def test_the_pages_hold_what_is_tested_here() -> None:
         "grid_env.py",
         "my_model.py",
         "fast_eval.py",
+        "my_runs.py",
     }
 
 
@@ -114,6 +121,8 @@ def test_commands_name_a_module_and_known_flags(command: Command) -> None:
         assert_own_help_knows(module_name, flags)
     elif module_name == "sample_factory.launcher.run":
         launcher_argparser(flags).parse_args(flags)
+    elif module_name in _HUB_PARSERS:
+        _HUB_PARSERS[module_name]().parse_args(flags)
     else:
         parse_with_real_parser(module_name, flags)
 
@@ -268,6 +277,18 @@ def test_training_programs_run_and_are_found_again(program: str, env: str, tmp_p
             tmp_path, "-m", "sample_factory.enjoy", *place, "--no_render", "--max_num_episodes=2", "--device=cpu"
         )
         assert "episodes, average reward" in output
+
+
+@pytest.mark.multiproc
+def test_run_module_describes_the_folders_of_the_page(tmp_path: Path) -> None:
+    write_program("my_runs.py", tmp_path)
+    flags = ("--run=my_runs", "--train_dir=train_dir", "--backend=slurm", "--slurm_print_only=True")
+    run_python(tmp_path, "-m", "sample_factory.launcher.run", *flags)
+    names = {path.stem.removeprefix("sbatch_") for path in (tmp_path / "train_dir" / "cartpole" / "slurm").iterdir()}
+    assert len(names) == 8
+    page = (ROOT / "docs" / "launcher.md").read_text()
+    for folder in re.findall(r"^train_dir/cartpole/\w+_/(\S+)$", page, re.MULTILINE):
+        assert folder in names or folder.startswith("00_repeated_see_"), folder
 
 
 @pytest.mark.multiproc

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import threading
 
 import pytest
 
+from sample_factory.algo.sampling.evaluation_sampling_api import EvalSamplingAPI
 from sample_factory.algo.sampling.sync_sampling_api import SyncSamplingAPI
 from sample_factory.algo.utils.env_info import obtain_env_info_in_a_separate_process
 from sample_factory.algo.utils.misc import ExperimentStatus
@@ -84,6 +86,30 @@ def test_fast_evaluation_writes_one_row_per_episode(tmp_path, args):
     assert sorted({int(float(row["episode_number"])) for row in rows}) == [0, 1]
     assert len(rows) == 16
     assert all(float(row["reward"]) == float(row["len"]) for row in rows)
+
+
+def test_samples_are_counted_before_the_first_report_of_the_workers(tmp_path):
+    """Workers report every three seconds, which is long for a fast evaluation."""
+    train(tmp_path, *SERIAL, *SYNC)
+    argv = ["--env=CartPole-v1", f"--train_dir={tmp_path}", "--experiment=test", *SERIAL]
+    parser, cfg = parse_sf_args(argv, evaluation=True)
+    checkpoint_override_defaults(cfg, parser)
+    cfg = parse_full_cfg(parser, argv)
+    cfg.episode_counter = True
+    api = EvalSamplingAPI(cfg, obtain_env_info_in_a_separate_process(cfg))
+    num_samples: list[int] = []
+    has_episode = threading.Event()
+
+    def on_episode(policy_id, stats):
+        num_samples.append(api.total_samples)
+        has_episode.set()
+
+    api.sampling_loop.on_episode = on_episode
+    api.init()
+    api.start()
+    has_episode.wait()
+    assert api.stop() == ExperimentStatus.SUCCESS
+    assert num_samples[0] >= cfg.rollout
 
 
 def test_fast_evaluation_without_a_checkpoint_fails_with_a_message(tmp_path, caplog):

@@ -52,8 +52,8 @@ def init_learner_process(sf_context: SampleFactoryContext, learner_worker: Learn
     """First thing a learner process does: registries, logging, scheduling, GPU visibility, threads."""
     cfg = learner_worker.cfg
     set_global_context(sf_context)
-    log.info(f"{learner_worker.object_id} started, process {learner_worker.event_loop.process.pid}")
     init_file_logger(cfg)
+    log.info(f"{learner_worker.object_id} started, process {learner_worker.event_loop.process.pid}")
     # Those of the batcher's thread: it answers while the learner is at work.
     signs = learner_worker.batcher.buffer_mgr.life_signs
     learner_worker.batcher.event_loop.show_life_signs(signs.writer(signs.learner_row(learner_worker.policy_id)))

@@ -14,6 +14,7 @@ from sample_factory.algo.runners.summaries import SummaryReporter
 from sample_factory.algo.utils.periodic_timer import PeriodicTimer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.run_metrics import Rates
+from sample_factory.utils.logging import log
 from sample_factory.utils.typing import Config, PolicyID
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class RunView(Protocol):
     def start(self) -> None: ...
 
     def report(self, runner: Runner, rates: Rates) -> None: ...
+
+    def finish(self, runner: Runner, rates: Rates) -> None:
+        """The last state of the run, to be left on the screen."""
 
     def stop(self) -> None: ...
 
@@ -46,6 +50,7 @@ class PeriodicDuties(MessageHub):
         self.report_interval_sec = 5.0
         self.update_training_info_every_sec = 5.0
         self.timers: list[PeriodicTimer] = []
+        self._is_metric_checked = False
 
     # --- signals ---
 
@@ -86,6 +91,16 @@ class PeriodicDuties(MessageHub):
         if self.view is not None:
             self.view.report(self, self.rates)  # type: ignore[arg-type]
 
+    def _stop_view(self) -> None:
+        """With the numbers of the end: up to five seconds have passed since the last report."""
+        if self.view is None:
+            return
+        try:
+            self.view.finish(self, self.metrics.tick())  # type: ignore[arg-type]
+        except Exception as exc:  # there are processes to be stopped, whatever the display does
+            log.warning(f"The last report could not be shown: {type(exc).__name__}: {exc}")
+        self.view.stop()
+
     def _write_summaries(self) -> None:
         self.summaries.write(self.rates, lambda *args: self._call_observers("extra_summaries", *args))
 
@@ -100,10 +115,22 @@ class PeriodicDuties(MessageHub):
         if len(self.env_steps) < self.cfg.num_policies:
             return
         metric = self.cfg.save_best_metric
+        self._warn_of_unknown_metric(metric)
         for policy_id, env_steps in self.env_steps.items():
             value = self.metrics.mean(metric, policy_id)
             if env_steps >= self.cfg.save_best_after and value is not None:
                 self.save_best.emit(policy_id, metric, value)
+
+    def _warn_of_unknown_metric(self, metric: str) -> None:
+        known = self.metrics.policy_avg_stats
+        if self._is_metric_checked or not known:
+            return
+        self._is_metric_checked = True
+        if metric not in known:
+            log.warning(
+                f"--save_best_metric={metric}: no episode has reported it so far, and no best policy is saved without "
+                f"it; episodes report {', '.join(sorted(known))}"
+            )
 
     def update_reward_shaping(self, policy_id: PolicyID, reward_shaping: dict | None) -> None:
         self.reward_shaping[policy_id] = reward_shaping

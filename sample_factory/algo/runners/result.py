@@ -38,7 +38,9 @@ class RunResult:
     def of(cls, runner: Runner) -> RunResult:
         policies = range(runner.cfg.num_policies)
         reward = {policy_id: runner.metrics.mean("reward", policy_id) for policy_id in policies}
-        return cls(runner.status, runner.stop_cause, dict(runner.env_steps), reward, dict(runner.faults))
+        return cls(
+            runner.status, runner.stop_cause, dict(sorted(runner.env_steps.items())), reward, dict(runner.faults)
+        )
 
     @classmethod
     def of_active_run(cls) -> RunResult:

@@ -13,10 +13,12 @@ takes longer than
 
 from __future__ import annotations
 
+import logging
 import time
 import traceback
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import Any
 
 from signal_slot.signal_slot import EventLoopStatus, configure_logger, signal
 
@@ -25,6 +27,7 @@ from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners.experiment_dir import ExperimentLock, prepare_experiment_dir
 from sample_factory.algo.runners.heartbeats import Heartbeats
 from sample_factory.algo.runners.message_hub import MsgHandler, PolicyMsgHandler
+from sample_factory.algo.runners.observer import AlgoObserver
 from sample_factory.algo.runners.periodic_duties import PeriodicDuties
 from sample_factory.algo.runners.resources import ResourceError, check_resources
 from sample_factory.algo.runners.result import RunResult
@@ -45,7 +48,9 @@ from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import save_config
 from sample_factory.cfg.validation import collect_problems, resolve_device
+from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
+from sample_factory.utils.logging import quiet_console
 from sample_factory.utils.timing import Timing
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
 from sample_factory.utils.utils import cfg_file, experiment_dir, init_file_logger, log, save_git_diff
@@ -53,33 +58,8 @@ from sample_factory.utils.wandb_utils import finish_wandb, init_wandb
 
 __all__ = ["AlgoObserver", "MsgHandler", "PolicyMsgHandler", "Runner"]
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
 # What flag errors exit with, as argparse does.
 EXIT_CODE_BAD_CONFIG: StatusCode = 2
-
-
-class AlgoObserver:
-    """Hooks user code can implement. Called in the order the observers were registered."""
-
-    def on_init(self, runner: Runner) -> None:
-        """Configuration and spaces are known, nothing is created yet."""
-
-    def on_connect_components(self, runner: Runner) -> None:
-        """All components exist and are connected; connect your own signals here."""
-
-    def on_start(self, runner: Runner) -> None:
-        """The components are being started."""
-
-    def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
-        """Some policy finished a training iteration."""
-
-    def extra_summaries(self, runner: Runner, policy_id: PolicyID, writer: SummaryWriter, env_steps: int) -> None:
-        """Write your own summaries of one policy."""
-
-    def on_stop(self, runner: Runner) -> None:
-        """Training is about to stop."""
 
 
 class Runner(PeriodicDuties, Configurable):
@@ -118,6 +98,7 @@ class Runner(PeriodicDuties, Configurable):
         self._started_at = time.time()
         self._termination = TerminationSignals(cfg.requeue_exit_code)
         self._component_profiles: dict[str, Timing] = {}
+        self._console = ExitStack()  # what is done to the console until the end of the run
 
         self._create_timers()
 
@@ -150,6 +131,7 @@ class Runner(PeriodicDuties, Configurable):
     def init(self) -> StatusCode:
         """Find out about the environment, check the configuration, save it and allocate memory. Starts no worker."""
         cfg = self.cfg
+        self._console.enter_context(quiet_console(cfg.ui == "none"))
         init_file_logger(cfg)
         set_global_cuda_envvars(cfg)
         resolve_device(cfg)  # says so once if there is no GPU; the workers find out for themselves
@@ -161,7 +143,8 @@ class Runner(PeriodicDuties, Configurable):
             self.reward_shaping[policy_id] = self.env_info.reward_shaping_scheme
         if not preprocess_cfg(cfg, self.env_info):
             problems = collect_problems(cfg, self.env_info)
-            self.abort("; ".join(" ".join(problem.split()) for problem in problems), EXIT_CODE_BAD_CONFIG)
+            cause = "; ".join(" ".join(problem.split()) for problem in problems)
+            self.abort(cause, EXIT_CODE_BAD_CONFIG, said="the configuration cannot be used, see above")
             return EXIT_CODE_BAD_CONFIG
         try:
             check_resources(cfg, self.env_info)
@@ -169,22 +152,29 @@ class Runner(PeriodicDuties, Configurable):
             return self._fail_init(f"{exc}", ExperimentStatus.FAILURE)
         check_resume(cfg, self.env_info)  # before the flags are stored: wrong ones would stop the next start as well
 
-        log.debug(f"Starting experiment with the following configuration:\n{cfg_str(cfg)}")
+        shown = {key: value for key, value in cfg.items() if key != "help"}  # it says nothing about a run
+        log.debug(f"Starting experiment with the following configuration:\n{cfg_str(AttrDict(shown))}")
         save_config(cfg, cfg_file(cfg))
         save_git_diff(experiment_dir(cfg))
         self.buffer_mgr = BufferMgr(cfg, self.env_info)
         self._call_observers("on_init")
         return ExperimentStatus.SUCCESS
 
-    def _fail_init(self, cause: str, status: StatusCode) -> StatusCode:
-        log.error(cause)
-        self.abort(cause.strip().splitlines()[-1], status)
+    def _fail_init(self, text: str, status: StatusCode) -> StatusCode:
+        """The last line of the text is the cause, what comes before explains it."""
+        explanation, _, cause = text.strip().rpartition("\n")
+        if explanation:
+            log.error(explanation)
+        self.abort(cause, status)
         return status
 
-    def abort(self, cause: str, status: StatusCode) -> None:
-        """The run ends before it started: leave a result, give back the folder."""
+    def abort(self, cause: str, status: StatusCode, said: str = "") -> None:
+        """The run ends before it started: leave a result, give back the folder.
+
+        ``said``: the last words of the run, where the log has the cause already.
+        """
         self.status, self.stop_cause = status, cause
-        self._close()
+        self._close(said)
 
     def connect_components(self) -> None:
         """Connect everything with everything else; see ``wiring`` for the table."""
@@ -353,8 +343,7 @@ class Runner(PeriodicDuties, Configurable):
 
     def _end_run(self, loop_status: StatusCode) -> None:
         """Whatever happened: no process left, profiles logged, result written, folder unlocked."""
-        if self.view is not None:
-            self.view.stop()
+        self._stop_view()
         # Once more: an exception may have come in between. Components that stopped already do not listen any more.
         self.stop.emit(self.object_id)
         if self.buffer_mgr is not None:
@@ -384,16 +373,25 @@ class Runner(PeriodicDuties, Configurable):
         log.info(self.timing)
         seconds = max(self.timing.get("main_loop", 0.0), 1e-8)
         fps = self.metrics.frames_since_resume() / seconds
-        log.info(f"Collected {self.env_steps}, FPS: {fps:.1f}")
+        log.info(f"Collected {dict(sorted(self.env_steps.items()))}, FPS: {fps:.1f}")
         if self.faults:
             log.warning(f"Faults survived: {', '.join(f'{n} {kind}' for kind, n in sorted(self.faults.items()))}")
 
-    def _close(self) -> None:
+    def _has_failed(self) -> bool:
+        """False also if a signal asked for this end."""
+        is_interrupted = self.status != ExperimentStatus.FAILURE and self._termination.stop_requested()
+        return self.status != ExperimentStatus.SUCCESS and not is_interrupted
+
+    def _close(self, said: str = "") -> None:
         wake_fork_server()  # it ends when this process does, unless it is stopped
         self.summaries.close()
-        finish_wandb(self.cfg)
+        finish_wandb(self.cfg, self.status if self._has_failed() else ExperimentStatus.SUCCESS)
         RunResult.of(self).write(experiment_dir(self.cfg))
         if self._traceback:
             log.error(f"What ended the run:\n{self._traceback.rstrip()}")
-        log.info(f"Run ended with exit code {self.status}: {self.stop_cause}")
+        log.log(
+            logging.ERROR if self._has_failed() else logging.INFO,
+            f"Run ended with exit code {self.status}: {said or self.stop_cause}",
+        )
+        self._console.close()
         self.experiment_lock.release()

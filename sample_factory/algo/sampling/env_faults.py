@@ -10,6 +10,7 @@ treated as ``--bad_obs`` says.
 
 from __future__ import annotations
 
+import functools
 import math
 import traceback
 from collections import Counter
@@ -90,6 +91,17 @@ def is_finite(values: np.ndarray) -> bool:
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
 
 
+def single_number(reward: Any, row: int) -> float:
+    """A reward that may be wrapped in an array of one element.
+
+    :raises ValueError: it is anything else.
+    """
+    try:
+        return float(np.asarray(reward).reshape(()))
+    except (TypeError, ValueError) as exc:
+        raise ValueError(f"the reward of agent {row} of the split is no number but {reward!r}") from exc
+
+
 def check_rewards(rewards: np.ndarray) -> None:
     """:raises BadObservationError: one of the rewards ``[n]`` is not finite."""
     if not is_finite(rewards):
@@ -110,28 +122,39 @@ def check_column(key: str, column: np.ndarray) -> None:
 
 
 def checked_value(key: str, row: int, value: Any, like: np.ndarray) -> np.ndarray:
-    """One agent's observation as an array of the shape and type of ``like``.
+    """One agent's observation as an array of the shape and type of ``like``. Integers take the whole part of fractions.
 
-    :raises BadObservationError: the shape differs by more than axes of length one, or the type loses information.
+    :raises BadObservationError: the shape differs by more than axes of length one, or the type cannot hold the values.
     """
     array = np.asarray(value)
-    if array.size != like.size:
+    if array.shape != like.shape and _without_ones(array.shape) != _without_ones(like.shape):
         raise BadObservationError(row, key, f"has the shape {array.shape}, the observation space says {like.shape}")
     if array.dtype == like.dtype:
         return array.reshape(like.shape)
     try:
         with np.errstate(invalid="ignore"):
-            converted = array.astype(like.dtype).reshape(like.shape)
+            converted = array.astype(like.dtype)
+        if not np.can_cast(array.dtype, like.dtype, "same_kind") and not np.array_equal(converted, array):
+            if not np.array_equal(converted, np.trunc(array)):
+                raise BadObservationError(
+                    row, key, f"has values of type {array.dtype} that {like.dtype} of the observation space cannot hold"
+                )
+            _warn_of_fractions(key, array.dtype, like.dtype)
     except (TypeError, ValueError) as exc:
         raise BadObservationError(row, key, f"has the type {array.dtype}, which is no number ({exc})") from exc
-    is_lossless = np.can_cast(array.dtype, like.dtype, "same_kind") or np.array_equal(
-        converted.reshape(array.shape), array
+    return converted.reshape(like.shape)
+
+
+def _without_ones(shape: tuple[int, ...]) -> list[int]:
+    return [size for size in shape if size != 1]
+
+
+@functools.cache  # once per process
+def _warn_of_fractions(key: str, found: np.dtype, stored: np.dtype) -> None:
+    log.warning(
+        f"Observation {key!r} has fractions ({found}), of which the observation space ({stored}) keeps the whole part; "
+        "round in the environment, or declare a space of floats"
     )
-    if not is_lossless:
-        raise BadObservationError(
-            row, key, f"has values of type {array.dtype} that {like.dtype} of the observation space cannot hold"
-        )
-    return converted
 
 
 def value_of(key: str, row: int, obs: Any) -> Any:

@@ -11,12 +11,12 @@ reward for the step that failed.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sample_factory.algo.sampling.env_faults import BadObservationError, EnvFaults, check_rewards
+from sample_factory.algo.sampling.env_faults import BadObservationError, EnvFaults, check_rewards, single_number
 from sample_factory.algo.sampling.obs_writer import ObsWriter
 from sample_factory.algo.utils.life_signs import ENV, PHASE, RUNNING, STARTING, STEPS
 from sample_factory.algo.utils.make_env import OBS_KEY, RESET_INFO_KEY, NonBatchedVecEnv
@@ -74,7 +74,10 @@ class SplitEnvs:
         infos: list[dict[str, Any]] = []
         finished: list[FinishedEpisode] = []
         self._step_all(actions, observations, rewards, infos, finished)
-        rewards_out[...] = rewards
+        try:
+            rewards_out[...] = rewards
+        except (ValueError, TypeError):
+            rewards_out[...] = [single_number(reward, row) for row, reward in enumerate(rewards)]
         while True:
             try:
                 if not math.isfinite(rewards_out.dot(rewards_out)):  # saves a call in the usual case
@@ -194,7 +197,7 @@ class SingleAgentEnvs(SplitEnvs):
 
 
 class MultiAgentEnvs(SplitEnvs):
-    """Environments that speak lists over agents and reset themselves."""
+    """Environments that speak lists or arrays over agents, infos possibly as a dictionary, and reset themselves."""
 
     def __init__(self, envs: Sequence[NonBatchedVecEnv], *args: Any):
         super().__init__(envs, *args)
@@ -228,13 +231,16 @@ class MultiAgentEnvs(SplitEnvs):
                     raise ValueError(
                         f"step of an environment with {n} agents returned lists of {[len(part) for part in parts]}"
                     )
+                obs, env_rewards, terminated, truncated, env_infos = parts
+                if isinstance(env_infos, Mapping):
+                    env_infos = [env_infos[agent] for agent in range(n)]
             except Exception:
-                fault_infos = [{FAULT_KEY: True} for _ in range(n)]
-                parts = self._replaced(env_i), [0.0] * n, [False] * n, [True] * n, fault_infos
-            obs, env_rewards, terminated, truncated, env_infos = parts
-            observations += obs
-            rewards += env_rewards
-            infos += env_infos
+                env_infos = [{FAULT_KEY: True} for _ in range(n)]
+                obs, env_rewards, terminated, truncated = self._replaced(env_i), [0.0] * n, [False] * n, [True] * n
+            # Not +=, which adds numbers if one side is an array.
+            observations.extend(obs)
+            rewards.extend(env_rewards)
+            infos.extend(env_infos)
             if any(terminated) or any(truncated):
                 for i, (te, tr) in enumerate(zip(terminated, truncated, strict=True)):
                     if te or tr:

@@ -9,13 +9,13 @@ import numpy as np
 
 from sample_factory.algo.learning.checkpoints import CheckpointError
 from sample_factory.algo.learning.learner import Learner
-from sample_factory.algo.sampling.sampling_loop import SamplingLoop
+from sample_factory.algo.sampling.sampling_loop import SamplingLoop, TrajectoryBuffers
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.shared_buffers import policy_device
 from sample_factory.cfg.arguments import cfg_dict
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.utils.dicts import iterate_recursively
-from sample_factory.utils.typing import Config, InitModelData, PolicyID, StatusCode
+from sample_factory.utils.typing import Config, Device, InitModelData, PolicyID, StatusCode
 
 __all__ = ["EvalSamplingAPI", "SamplingLoop"]
 
@@ -30,6 +30,14 @@ class _EvaluationLoop(SamplingLoop):
         num_envs = self.cfg.num_workers * self.cfg.num_envs_per_worker
         self.episodes_per_env = self.cfg.sample_env_episodes / num_envs
         self.eval_stats: dict[str, list[list[Any]]] = {}
+        self.samples_in_rollouts = 0
+
+    def _on_new_trajectories(self, finished: TrajectoryBuffers, device: Device) -> None:
+        for rollouts in finished:
+            rows = rollouts.rows
+            num_rows = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+            self.samples_in_rollouts += num_rows * self.cfg.rollout
+        super()._on_new_trajectories(finished, device)
 
     def on_episode(self, policy_id: PolicyID, stats: dict[str, Any]) -> None:
         super().on_episode(policy_id, stats)
@@ -100,4 +108,5 @@ class EvalSamplingAPI(Configurable):
 
     @property
     def total_samples(self) -> int:
-        return sum(self.sampling_loop.samples_collected)
+        """Steps of agents: what workers report every few seconds, or what has arrived in whole rollouts since."""
+        return max(sum(self.sampling_loop.samples_collected), self.sampling_loop.samples_in_rollouts)

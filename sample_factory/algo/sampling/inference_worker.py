@@ -49,8 +49,8 @@ def init_inference_process(sf_context: SampleFactoryContext, worker: InferenceWo
     """First thing an inference process does: registries, logging, scheduling, GPU visibility, threads."""
     cfg = worker.cfg
     set_global_context(sf_context)
-    log.info(f"{worker.object_id} started, process {worker.event_loop.process.pid}")
     init_file_logger(cfg)
+    log.info(f"{worker.object_id} started, process {worker.event_loop.process.pid}")
     signs = worker.buffer_mgr.life_signs
     worker.event_loop.show_life_signs(signs.writer(signs.inference_row(worker.policy_id, worker.worker_idx)))
     seed_process(cfg, "inference_worker", worker.policy_id, worker.worker_idx, *filter(None, [worker.num_restarts]))

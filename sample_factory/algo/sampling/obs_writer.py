@@ -26,6 +26,7 @@ class ObsWriter:
         # One-dimensional views of every step, where memory allows.
         self._flat = {key: _flat_steps(array) for key, array in columns.items()}
         self._joins = {key: flat is not None and _is_joined(columns[key]) for key, flat in self._flat.items()}
+        self._unseen = set(columns)
         self._is_float = {key: array.dtype.kind == "f" for key, array in columns.items()}
 
     def write(self, step: int, obs: Sequence[Any]) -> None:
@@ -53,6 +54,9 @@ class ObsWriter:
             flat = self._flat[key]
             assert flat is not None
             try:
+                if key in self._unseen:  # lengths that only add up to the right one
+                    self._unseen.remove(key)
+                    np.stack(values)
                 np.concatenate(values, out=flat[step], casting="same_kind")
             except (ValueError, TypeError):
                 # Arrays of one element more dimension, or whole numbers where a smaller type is stored: allowed but

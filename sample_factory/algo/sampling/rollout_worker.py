@@ -61,8 +61,8 @@ def init_rollout_worker_process(sf_context: SampleFactoryContext, worker: Rollou
     """First thing a rollout worker process does: registries, logging, scheduling, threads."""
     cfg = worker.cfg
     set_global_context(sf_context)
-    log.info(f"Worker {worker.worker_idx} started, process {worker.event_loop.process.pid}")
     init_file_logger(cfg)
+    log.info(f"Worker {worker.worker_idx} started, process {worker.event_loop.process.pid}")
     signs = worker.buffer_mgr.life_signs
     worker.event_loop.show_life_signs(signs.writer(signs.rollout_row(worker.worker_idx)))
     seed_process(cfg, "rollout_worker", worker.worker_idx, *filter(None, [worker.num_restarts]))

@@ -35,7 +35,7 @@ from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx, wake_for
 from sample_factory.algo.utils.parent_death import signal_on_parent_death
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.stack_dumps import dump_on_request, request_dump
-from sample_factory.utils.utils import log
+from sample_factory.utils.logging import console_level, log, set_console_level
 
 # A SIGTERM that was meant for the whole group is followed by a stop message from the main process within this time.
 _SIGTERM_GRACE_SEC = 5.0
@@ -68,6 +68,7 @@ class ChildProcess(EventLoopProcess):
         self.event_loop = PollingEventLoop(f"{unique_process_name}_evt_loop")
         EventLoopObject.__init__(self, self.event_loop, unique_process_name)
         self._environ = dict(os.environ)
+        self._console_level = console_level()
 
     def _make_process(self, name: str, mp_ctx: BaseContext) -> None:
         self._process = mp_ctx.Process(target=self._target, name=name)  # type: ignore[attr-defined]
@@ -94,6 +95,7 @@ class ChildProcess(EventLoopProcess):
 
     def start(self) -> None:
         self._environ = dict(os.environ)
+        self._console_level = console_level()
         wake_fork_server()
         super().start()
         # The child has them now. While somebody else could write, nobody would learn that it died in the middle.
@@ -113,6 +115,7 @@ class ChildProcess(EventLoopProcess):
         try:
             os.environ.clear()
             os.environ.update(self._environ)
+            set_console_level(self._console_level)
             faulthandler.enable()
             dump_on_request(self._stack_sender)
             configure_logger(log)

@@ -34,9 +34,9 @@ from sample_factory.algo.utils.levels import LevelSpec, level_spec_of
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.restricted_pickle import load_restricted, without_rng
 from sample_factory.cfg.shadowing import flag_value
+from sample_factory.utils.logging import console_level, log, set_console_level
 from sample_factory.utils.paths import ensure_private_dir, private_cache_dir
 from sample_factory.utils.typing import ActionSpace, Config, Env, ObsSpace
-from sample_factory.utils.utils import log
 
 # To be incremented when the meaning of a field changes: old cache files are then ignored.
 ENV_INFO_PROTOCOL_VERSION = 1
@@ -196,7 +196,9 @@ class _EnvProbe:
         with tempfile.TemporaryDirectory(prefix="sf_env_probe_") as tmp_dir:
             stack_file = join(tmp_dir, "stack")
             process = mp_ctx.Process(  # type: ignore[attr-defined]
-                target=_probe_main, args=(self._payload, sender, dict(os.environ), stack_file), name="env_probe"
+                target=_probe_main,
+                args=(self._payload, sender, dict(os.environ), console_level(), stack_file),
+                name="env_probe",
             )
             process.daemon = True
             process.start()
@@ -254,10 +256,11 @@ def _pickle_payload(cfg: Config) -> bytes:
         ) from exc
 
 
-def _probe_main(payload: bytes, sender: Any, environ: dict[str, str], stack_file: str) -> None:
+def _probe_main(payload: bytes, sender: Any, environ: dict[str, str], console: int, stack_file: str) -> None:
     # A fork server keeps the environment variables it was started with.
     os.environ.clear()
     os.environ.update(environ)
+    set_console_level(console)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's business
     die_with_parent()
     with open(stack_file, "w") as stack_stream:

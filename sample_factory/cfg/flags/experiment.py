@@ -56,6 +56,7 @@ EXPERIMENT = Section(
             "gpu",
             "Where the policies live. Without a usable GPU a warning is printed and the CPU is used.",
             choices=("gpu", "cpu"),
+            synonyms={"cuda": "gpu", "cuda:0": "gpu"},
         ),
         Flag(
             "seed",

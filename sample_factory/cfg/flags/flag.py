@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
 from sample_factory.utils.utils import str2bool
 
-__all__ = ["Flag", "Range", "Section", "at_least", "between", "finite", "positive", "str2bool"]
+__all__ = ["Flag", "Range", "Section", "at_least", "between", "finite", "nearest", "positive", "str2bool"]
+
+_NEAR = 0.7
+
+
+def nearest(text: str, names: Iterable[str]) -> str | None:
+    """What was probably meant: a name that is spelled almost like this, else one that has it as a part."""
+    known = list(names)
+    similar = difflib.get_close_matches(text, known, n=1, cutoff=_NEAR)
+    similar = similar or [name for name in known if f"_{text}_" in f"_{name}_"]
+    return similar[0] if similar else None
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,7 @@ class Flag:
         open_choices: custom model components may give other values a meaning.
         per_run: belongs to one start of the program, never taken from a saved configuration.
         machine_dependent: the default depends on machine or folder and is computed anew on resume.
+        synonyms: what people call a choice elsewhere, for the hint in the error message.
     """
 
     name: str
@@ -106,6 +117,7 @@ class Flag:
     open_choices: bool = False
     per_run: bool = False
     machine_dependent: bool = False
+    synonyms: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def option(self) -> str:
@@ -130,6 +142,10 @@ class Flag:
         if self.required:
             kwargs["required"] = True
         return kwargs
+
+    def near_choice(self, value: str) -> str | None:
+        """The choice that was probably meant."""
+        return self.synonyms.get(value) or nearest(value, self.choices or ())
 
     def problem(self, value: Any) -> str | None:
         """Why ``value`` cannot be used and how to repair it, or None if it is fine."""
@@ -171,11 +187,16 @@ class Flag:
 
     def _choice_reason(self, value: str) -> str | None:
         assert self.choices is not None
-        near = difflib.get_close_matches(value, self.choices, n=1)
+        near = self.near_choice(value)
         if self.open_choices and not near:
             return None
-        hint = f"; did you mean {near[0]}?" if near else ""
+        hint = f"; did you mean {near}?" if near else ""
         return f"must be one of {', '.join(self.choices)}{hint}"
+
+    def example_of_list(self) -> str:
+        """A list as it is typed: the default, or something where that is empty."""
+        values = self.default_value() or ([1, 2] if self.type in (int, float) else ["a", "b"])
+        return f"{self.option} {' '.join(map(str, values))}"
 
     def _example(self) -> str:
         """The repair: a command-line value that works."""
@@ -185,8 +206,7 @@ class Flag:
         if self.action is not None:
             return f"write {self.option} alone, or leave it out"
         if isinstance(default, list):
-            values = " ".join(map(str, default))
-            return f"for example {self.option} {values}" if values else f"for example {self.option} 1"
+            return f"for example {self.example_of_list()}"
         return f"for example {self.option}={default} (the default)"
 
 

@@ -86,6 +86,7 @@ _CHECKPOINTS = (
         "latest",
         "Checkpoint to start from: the newest one or the one with the best --save_best_metric.",
         choices=("latest", "best"),
+        synonyms={"newest": "latest", "last": "latest"},
     ),
     Flag(
         "save_milestones_sec",
@@ -140,8 +141,8 @@ _TERMINAL = (
         "ui",
         str,
         "auto",
-        "What training prints: a live view (rich), log lines (plain), nothing (none), or a live view if the output "
-        "is a terminal and log lines otherwise (auto).",
+        "What training prints: a live view (rich), log lines (plain), only warnings and errors (none), or a live view "
+        "if the output is a terminal and log lines otherwise (auto). The log file gets everything in all cases.",
         choices=("auto", "rich", "plain", "none"),
         extension=True,
         per_run=True,

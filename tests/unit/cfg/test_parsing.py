@@ -308,6 +308,40 @@ def test_all_problems_of_a_command_line_are_reported_at_once(capsys: pytest.Capt
         assert any(all(part in problem for part in parts) for problem in problems), parts
 
 
+@pytest.mark.parametrize(
+    ("flag", "hint"),
+    [
+        ("--load_checkpoint_kind=newest", "did you mean --load_checkpoint_kind=latest?"),
+        ("--device=cuda", "did you mean --device=gpu?"),
+        ("--encoder_conv_architecture=impala", "did you mean --encoder_conv_architecture=convnet_impala?"),
+        ("--workers=3", "did you mean --num_workers?"),
+        ("--sample_env_episodes=3", "--sample_env_episodes=3; a flag of evaluation, not of training"),
+        ("--my_own_thing=3", "--my_own_thing=3; see --help for all flags"),
+        (
+            "--encoder_mlp_layers 64 x",
+            "write whole numbers with spaces between them, for example --encoder_mlp_layers 512 512",
+        ),
+        ("--decoder_mlp_layers x", "for example --decoder_mlp_layers 1 2"),
+    ],
+)
+def test_hints(flag: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert hint in error_of(capsys, "--env=x", *flag.split())
+
+
+@pytest.mark.parametrize("flag", ["--load_checkpoint_kind=oldest", "--device=npu", "--max_env_things=3"])
+def test_no_hint_if_nothing_is_near(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "did you mean" not in error_of(capsys, "--env=x", flag)
+
+
+def test_help_names_defaults_where_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse("--help", evaluation=True)
+    words = " ".join(capsys.readouterr().out.split())
+    assert "Print all flags of this script and exit. --algo" in words
+    assert "Name of the environment to train or evaluate in. (required)" in words
+    assert "(default: 0.95)" in words
+
+
 def test_errors_do_not_hide_behind_a_long_usage(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(error_of(capsys, "--env=x", "--num_epocs=3").splitlines()) == 2
 

@@ -256,6 +256,8 @@ def test_automatic_recurrence(changes: dict[str, Any], expected: int) -> None:
         (dict(use_rnn=False, recurrence=32), "--recurrence=1 is faster"),
         (dict(ppo_clip_ratio=0.0), "--ppo_clip_ratio=0"),
         (dict(with_vtrace=True, normalize_returns=False, vtrace_rho=0.0), "--vtrace_rho=0"),
+        (dict(with_pbt=True), "--with_pbt=True does nothing with a single policy"),
+        (dict(lr_schedule="linear_decay"), "so the learning rate hardly changes"),
     ],
 )
 def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> None:
@@ -265,7 +267,16 @@ def test_warnings(changes: dict[str, Any], part: str, records: LogRecords) -> No
     assert part in warned[0]
 
 
-@pytest.mark.parametrize("changes", [{}, dict(use_rnn=False, with_vtrace=True, normalize_returns=False)], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        dict(use_rnn=False, with_vtrace=True, normalize_returns=False),
+        dict(with_pbt=True, num_policies=2),
+        dict(lr_schedule="linear_decay", train_for_env_steps=10**6),
+    ],
+    ids=str,
+)
 def test_no_needless_warnings(changes: dict[str, Any], records: LogRecords) -> None:
     assert verify_cfg(config(**changes), EnvShape())
     assert records.of_level(logging.WARNING) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from signal_slot.signal_slot import EventLoopObject, Timer
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners import heartbeats as heartbeats_module
 from sample_factory.algo.runners import runner as runner_module
+from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.runner import Runner
 from sample_factory.algo.runners.runner_parallel import ParallelRunner
 from sample_factory.algo.runners.runner_serial import SerialRunner
@@ -25,8 +27,10 @@ from sample_factory.algo.utils import periodic_timer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.monitoring.dashboard import LiveView, PlainView, SilentView
+from sample_factory.monitoring.run_view import RunnerView
 from sample_factory.pbt.population_based_training import PopulationBasedTraining
 from sample_factory.train import make_runner
+from sample_factory.utils.logging import log
 from tests.unit.flags.sampling_setup import env_info_of, sampling_cfg
 from tests.unit.learning.learner_setup import make_cfg
 
@@ -59,6 +63,21 @@ def runner_with(tmp_path: Path) -> Iterator[Any]:
     yield make
     for runner in runners:
         runner._close()
+
+
+@pytest.fixture
+def logged(runner_with: Any) -> Iterator[list[str]]:
+    """Warnings and worse."""
+    lines: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler = Collect(logging.WARNING)
+    log.addHandler(handler)
+    yield lines
+    log.removeHandler(handler)
 
 
 def advance(loop: Any, clock: Clock, seconds: int) -> None:
@@ -135,6 +154,20 @@ def test_save_best_metric_and_after(runner_with: Any, clock: Clock) -> None:
     advance(runner.event_loop, clock, 1)
     advance(runner.event_loop, clock, 1)
     assert set(receiver.received) == {(0, "kills", 3.0)}
+
+
+@pytest.mark.parametrize(("metric", "num_warnings"), [("kills", 0), ("deaths", 1)])
+def test_unknown_best_metric_is_said_once(runner_with: Any, logged: list[str], metric: str, num_warnings: int) -> None:
+    runner = runner_with(f"--save_best_metric={metric}", "--save_best_after=0")
+    runner._process_msg({"learner_env_steps": 1000, "policy_id": 0})
+    logged.clear()
+    runner._save_best_policies()
+    assert logged == []  # no episode has ended
+    runner._process_msg({"episodic": {"reward": 50.0, "kills": 3.0}, "policy_id": 0})
+    for _ in range(2):
+        runner._save_best_policies()
+    assert len(logged) == num_warnings
+    assert all("--save_best_metric=deaths" in line and "episodes report kills, reward" in line for line in logged)
 
 
 # --- ends and life signs ---
@@ -266,6 +299,55 @@ def test_with_pbt(runner_with: Any) -> None:
 @pytest.mark.parametrize("ui, cls", [("none", SilentView), ("plain", PlainView), ("rich", LiveView)])
 def test_ui(runner_with: Any, ui: str, cls: type) -> None:
     assert type(runner_with(f"--ui={ui}").view._view) is cls
+
+
+class RecordingView:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, float | None]] = []
+
+    def update(self, snapshot: Any) -> None:
+        self.calls.append(("update", snapshot.percent))
+
+    def finish(self, snapshot: Any) -> None:
+        self.calls.append(("finish", snapshot.percent))
+
+    def stop(self) -> None:
+        self.calls.append(("stop", None))
+
+
+def test_the_view_ends_with_the_numbers_of_the_end(runner_with: Any) -> None:
+    runner = runner_with("--train_for_env_steps=1000")
+    runner.view = RunnerView(view := RecordingView())  # type: ignore[arg-type]
+    runner._process_msg({"learner_env_steps": 700, "policy_id": 0})
+    runner._report()
+    runner._process_msg({"learner_env_steps": 1024, "policy_id": 0})
+    runner._stop_view()
+    assert view.calls == [("update", 70.0), ("finish", 100.0), ("stop", None)]
+
+
+def test_a_view_that_fails_does_not_disturb_the_end(runner_with: Any, logged: list[str]) -> None:
+    runner = runner_with()
+    runner.view = RunnerView(view := RecordingView())  # type: ignore[arg-type]
+    view.finish = lambda snapshot: 1 / 0  # type: ignore[assignment, return-value]
+    runner._stop_view()
+    assert view.calls == [("stop", None)]
+    assert "ZeroDivisionError" in logged[-1]
+
+
+def test_results_name_policies_in_their_order(runner_with: Any) -> None:
+    runner = runner_with("--num_policies=3")
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    for policy_id in (2, 0, 1):
+        runner._process_msg({"learner_env_steps": 10 * policy_id, "policy_id": policy_id})
+    log.addHandler(handler)
+    runner._log_profiles()
+    log.removeHandler(handler)
+    assert any(line.startswith("Collected {0: 0, 1: 10, 2: 20}") for line in lines)
+    assert list(RunResult.of(runner).env_steps) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("behavior, is_kept", [("resume", True), ("restart", False), ("overwrite", False)])

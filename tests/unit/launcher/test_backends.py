@@ -288,9 +288,9 @@ RUN_DESCRIPTION = RunDescription("r", [Experiment("e", {command!r})])
     [
         (0, "my_test_run_module", ExperimentStatus.SUCCESS),
         (1, "my_test_run_module", ExperimentStatus.FAILURE),
-        (0, "no_such_run_module", ExperimentStatus.FAILURE),
-        (0, "json", ExperimentStatus.FAILURE),
-        (0, None, ExperimentStatus.FAILURE),
+        (0, "no_such_run_module", launcher.EXIT_CODE_USAGE_ERROR),
+        (0, "json", launcher.EXIT_CODE_USAGE_ERROR),
+        (0, None, launcher.EXIT_CODE_USAGE_ERROR),
     ],
 )
 def test_main(tmp_path: Path, monkeypatch, command: str, code: int, module: str | None, expected: int):
@@ -302,3 +302,26 @@ def test_main(tmp_path: Path, monkeypatch, command: str, code: int, module: str 
     assert launcher.main() == expected
     ran = module == "my_test_run_module"
     assert (tmp_path / "t" / "r" / "e_s" / "00_e.json").exists() == ran
+
+
+@pytest.mark.parametrize(
+    ("module", "exit_code", "text", "has_traceback"),
+    [
+        ("nope", 2, "--run=nope: there is no module nope", False),
+        ("folder.nope", 2, "there is no module folder.nope", False),
+        ("nope.runs", 2, "there is no module nope", False),
+        (".runs", 2, "--run needs the name of the module", False),
+        ("broken", 1, "No module named 'not_installed'", True),
+    ],
+)
+def test_modules_that_cannot_be_imported(tmp_path: Path, monkeypatch, capsys, module, exit_code, text, has_traceback):
+    """A wrong name is one line; what is wrong inside of the module has a traceback."""
+    (tmp_path / "broken.py").write_text("import not_installed\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "argv", ["run.py", f"--run={module}"])
+    assert launcher.main() == exit_code
+    error = capsys.readouterr().err
+    assert text in error
+    assert ("Traceback" in error) == has_traceback and (has_traceback or len(error.splitlines()) == 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
@@ -12,7 +13,7 @@ import pytest
 from sample_factory.monitoring.dashboard import LiveView, PlainView, SilentView, make_view
 from sample_factory.monitoring.snapshot import PolicyLag, RunSnapshot, sample_system_usage
 from sample_factory.utils.live_log import LiveLogReceiver, send_to_live_view
-from sample_factory.utils.logging import ConsoleHandler, log
+from sample_factory.utils.logging import ConsoleHandler, log, quiet_console
 
 rich_console = pytest.importorskip("rich.console")
 
@@ -141,9 +142,13 @@ def test_no_line_before_the_reports(logged):
     assert [record.getMessage()[:6] for record in logged] == ["Fps is"]
 
 
-def test_silent_view_says_nothing(logged):
-    make_view("none").update(SNAPSHOT)
-    assert logged == []
+def test_lines_of_the_silent_view_reach_the_log_file_and_not_the_console(logged, capsys):
+    with quiet_console(True):
+        make_view("none").update(SNAPSHOT)
+        log.warning("look here")
+    assert len(logged) == 3 and logged[0].getMessage().startswith("Fps is")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("look here")
 
 
 def console_handlers() -> list[ConsoleHandler]:
@@ -178,6 +183,19 @@ def test_live_view_prints_log_lines_above_the_panel(monkeypatch, logged):
     assert logged[0].getMessage().startswith("Fps is")
     log.info("after the end")
     assert terminal.getvalue().count("after the end") == 1
+
+
+def test_live_view_leaves_the_end_of_the_run_on_the_screen(monkeypatch, logged):
+    terminal = use_terminal(monkeypatch)
+    view = LiveView(terminal)
+    view.start()
+    view.update(SNAPSHOT)
+    num_lines = len(logged)
+    view.finish(dataclasses.replace(SNAPSHOT, percent=100.0, total_frames=20000000))
+    view.stop()
+    last_panel = terminal.getvalue().rpartition("Sample Factory")[2]
+    assert "100.0%" in last_panel and "20,000,000 / 20M" in last_panel
+    assert len(logged) == num_lines  # the log has lines of its own about the end
 
 
 def test_redirected_log_stays_redirected(monkeypatch):

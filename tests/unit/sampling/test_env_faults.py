@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from sample_factory.algo.sampling import env_faults
 from sample_factory.algo.sampling.env_faults import BAD_OBSERVATIONS, ENV_FAILURES, BadObservationError, is_finite
 from sample_factory.algo.sampling.env_stepping import FAULT_KEY
 from sample_factory.algo.sampling.obs_writer import ObsWriter
@@ -191,7 +192,16 @@ def test_whole_numbers_in_other_types_are_no_fault() -> None:
     assert columns["obs"][:, 1].tolist() == [[200, 200], [201, 201], [202, 202]]
 
 
-@pytest.mark.parametrize("values", [[0.5, 1.0], [300, 1], [-1, 0]])
+def test_fractions_lose_theirs_in_integers_with_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    env_faults._warn_of_fractions.cache_clear()
+    columns = {"obs": np.zeros((2, N, 2), np.uint8).swapaxes(0, 1)}
+    for _ in range(2):
+        ObsWriter(columns).write_key("obs", 1, [np.array([3.5, 254.9])] * N)
+    assert columns["obs"][:, 1].tolist() == [[3, 254]] * N
+    assert caplog.text.count("has fractions (float64)") == 1
+
+
+@pytest.mark.parametrize("values", [[256.5, 1.0], [300, 1], [-1, 0], [np.nan, 0.0]])
 def test_E9_values_the_type_cannot_hold_are_a_fault(values: list[float]) -> None:
     columns = {"obs": np.zeros((2, N, 2), np.uint8).swapaxes(0, 1)}
     with pytest.raises(BadObservationError, match="uint8 of the observation space cannot hold"):

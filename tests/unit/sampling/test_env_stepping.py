@@ -150,6 +150,76 @@ def test_observation_of_the_wrong_size_is_an_error():
         ObsWriter(columns).write_key("obs", 1, [np.zeros(2), np.zeros(3), np.zeros(2)])
 
 
+def test_axes_in_another_order_are_an_error():
+    """As many numbers, but a picture of noise."""
+    columns = {"obs": np.zeros((T + 1, N, 3, 4, 4), np.uint8).swapaxes(0, 1)}
+    with pytest.raises(BadObservationError, match=r"has the shape \(4, 4, 3\), the observation space says \(3, 4, 4\)"):
+        ObsWriter(columns).write_key("obs", 1, [np.zeros((4, 4, 3), np.uint8)] * N)
+
+
+def test_lengths_that_only_add_up_are_an_error():
+    columns = {"obs": np.zeros((T + 1, N, 2), np.float32).swapaxes(0, 1)}
+    values = [np.zeros(size, np.float32) for size in (1, 2, 3)]
+    with pytest.raises(BadObservationError, match=r"has the shape \(1,\)"):
+        ObsWriter(columns).write_key("obs", 1, values)
+
+
+class ArrayPairEnv(PairEnv):
+    """Arrays instead of lists, and a dictionary of infos."""
+
+    def step(self, actions):
+        self.t += 1
+        done = np.array([self.t == 2, False])
+        infos = {1: {"agent": 1}, 0: {"agent": 0}}
+        return np.full((2, 2), self.t, np.float32), np.array(actions) * 0.5, done, np.zeros(2, bool), infos
+
+
+def test_agents_may_share_arrays_and_have_infos_by_number():
+    envs = [NonBatchedVecEnv(ArrayPairEnv()) for _ in range(2)]
+    split, _ = split_of(envs)
+    for env in envs:
+        env.reset()
+    columns = {"obs": np.full((T + 1, 4, 2), 7, np.float32).swapaxes(0, 1)}
+    writer, rewards = ObsWriter(columns), np.zeros((3, 4))
+    results = [split.step([step, 2, 3, 4], writer, step, rewards[step]) for step in (1, 2)]
+    assert rewards[1].tolist() == [0.5, 1.0, 1.5, 2.0]
+    assert columns["obs"][:, 1:3, 0].tolist() == [[1, 2]] * 4
+    assert results[0].infos == [{"agent": 0}, {"agent": 1}] * 2
+    assert [(e.row, e.terminated, e.info) for e in results[1].finished] == [
+        (0, True, {"agent": 0}),
+        (2, True, {"agent": 0}),
+    ]
+
+
+class WrappedRewardEnv(CountingEnv):
+    def __init__(self, wrap):
+        super().__init__(length=100)
+        self.wrap = wrap
+
+    def step(self, action):
+        obs, reward, *rest = super().step(action)
+        return obs, self.wrap(reward), *rest
+
+
+@pytest.mark.parametrize("wrap", [lambda r: np.array([r]), lambda r: np.array([[r]]), lambda r: [r]])
+def test_rewards_may_be_wrapped_in_arrays_of_one_element(wrap):
+    envs = [NonBatchedVecEnv(WrappedRewardEnv(wrap)) for _ in range(N)]
+    for env in envs:
+        env.reset()
+    rewards = np.zeros(N)
+    split_of(envs)[0].step([5, 6, 7], ObsWriter(columns_for(envs[0])), 1, rewards)
+    assert rewards.tolist() == [5.0, 6.0, 7.0]
+
+
+@pytest.mark.parametrize("reward", [[1.0, 2.0], "x", {}])
+def test_rewards_that_are_no_number_name_their_agent(reward):
+    envs = [NonBatchedVecEnv(WrappedRewardEnv(wrap)) for wrap in (float, lambda _: reward, float)]
+    for env in envs:
+        env.reset()
+    with pytest.raises(ValueError, match="the reward of agent 1 of the split is no number"):
+        split_of(envs)[0].step([5, 6, 7], ObsWriter(columns_for(envs[0])), 1, np.zeros(N))
+
+
 def test_accounts_agree_with_adding_up_every_step():
     rng, n, rollout, frameskip = np.random.default_rng(0), 5, 7, 4
     accounts = EpisodeAccounts(n, rollout, frameskip)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sample_factory.utils.attr_dict import AttrDict
-from sample_factory.utils.logging import ConsoleHandler, close_file_logger
+from sample_factory.utils.logging import ConsoleHandler, close_file_logger, console_level, quiet_console
 from sample_factory.utils.utils import debug_log_every_n, has_file_handler, init_file_logger, log, log_every_n
 
 LINE = re.compile(r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}\]\[\d{5,}\] (.*)")
@@ -103,3 +103,14 @@ def test_every_n_counts_per_message(messages):
         "every three 3 (3 times)",
         "every three 6 (6 times)",
     ]
+
+
+def test_quiet_console_is_as_before_afterwards(messages, capsys):
+    with quiet_console(True):
+        with quiet_console(False):  # a run inside of what is quiet already
+            log.info("not shown")
+        log.error("shown")
+    log.info("shown again")
+    assert messages == ["not shown", "shown", "shown again"]
+    assert [line.partition("] ")[2] for line in capsys.readouterr().err.splitlines()] == ["shown", "shown again"]
+    assert console_level() == logging.NOTSET

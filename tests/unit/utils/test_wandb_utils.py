@@ -42,8 +42,8 @@ class FakeRun:
     def define_metric(self, name, step_metric=None):
         self.metrics.append((name, step_metric))
 
-    def finish(self):
-        self.finished = True
+    def finish(self, exit_code):
+        self.finished, self.exit_code = True, exit_code
 
 
 class FakeWandb:
@@ -97,7 +97,27 @@ def test_run_is_configured(tmp_path: Path, install):
     assert ("train/env_steps", None) in fake.run.metrics
     assert ("reward/*", "train/env_steps") in fake.run.metrics
     finish_wandb(cfg)
-    assert fake.run.finished
+    assert fake.run.finished and fake.run.exit_code == 0
+
+
+def test_a_failed_run_is_marked_as_failed(tmp_path: Path, install):
+    fake = install(FakeWandb())
+    init_wandb(cfg := make_cfg(tmp_path))
+    finish_wandb(cfg, 1)
+    assert fake.run.exit_code == 1
+
+
+@pytest.mark.parametrize("is_offline", [False, True])
+def test_mode_is_what_the_client_says(tmp_path: Path, install, monkeypatch, caplog, is_offline):
+    """Its own settings may ask for a run without a connection."""
+    install(FakeWandb())
+    monkeypatch.setattr(FakeRun, "offline", is_offline, raising=False)
+    wandb_utils.log.addHandler(caplog.handler)
+    try:
+        init_wandb(make_cfg(tmp_path))
+    finally:
+        wandb_utils.log.removeHandler(caplog.handler)
+    assert "online" not in caplog.text and ("records offline" in caplog.text) == is_offline
 
 
 def test_identity_is_kept_on_resume(tmp_path: Path, install):
@@ -128,7 +148,7 @@ def test_tracker_problems_never_stop_the_training(tmp_path: Path, install):
 
     fake.failures.clear()
     init_wandb(cfg)
-    fake.run.finish = lambda: 1 / 0
+    fake.run.finish = lambda exit_code: 1 / 0
     finish_wandb(cfg)
 
     install(None)  # importing wandb raises ImportError now
@@ -149,7 +169,7 @@ def test_tracker_that_blocks_costs_a_bounded_time(tmp_path: Path, install, monke
             fake.init = lambda **_: never.wait()
         init_wandb(cfg)
         if when == "finish":
-            fake.run.finish = never.wait
+            fake.run.finish = lambda exit_code: never.wait()
         finish_wandb(cfg)
     finally:
         wandb_utils.log.removeHandler(caplog.handler)
