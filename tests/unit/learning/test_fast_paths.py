@@ -141,9 +141,7 @@ def test_changes_of_a_model_are_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["forward_head", "_maybe_sample_actions"])
-def test_replaced_methods_of_a_class_are_noticed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
-) -> None:
+def test_replaced_methods_of_a_class_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     learner = make_learner(make_cfg(tmp_path))
     networks = NetworkOfModel()
     assert networks.get(learner.actor_critic) is not None
