@@ -6,6 +6,7 @@ import argparse
 import json
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,7 @@ def test_observer_hooks_and_what_they_find_in_the_runner(tmp_path) -> None:
     caller, policy_id, writer, env_steps = observer.summary_args[-1]
     assert caller is runner and policy_id == 0
     assert writer is runner.writers[0]
+    assert Path(writer.logdir) == experiment(tmp_path) / ".summary" / "0"
     assert env_steps == runner.env_steps[0]
 
 
