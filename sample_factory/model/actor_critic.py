@@ -129,6 +129,13 @@ class ActorCritic(nn.Module, Configurable):
         else:
             logits, self.last_action_distribution = self.action_parameterization(features, action_mask)
         result["action_logits"] = logits
+        self._maybe_sample_actions(sample_actions, result)
+
+    def _maybe_sample_actions(self, sample_actions: bool, result: TensorDict) -> None:
+        """Add ``log_prob_actions`` and ``actions`` if wanted; part of the interface of models with their own tail.
+
+        They are drawn from ``last_action_distribution``, which the caller has set.
+        """
         if sample_actions:
             actions, result["log_prob_actions"] = sample_actions_log_probs(self.last_action_distribution)
             result["actions"] = actions.squeeze(dim=1)
@@ -220,9 +227,13 @@ class ActorCriticSeparateWeights(ActorCritic):
         self.actor_core = model_factory.make_model_core_func(cfg, self.actor_encoder.get_out_size())
         self.critic_encoder = model_factory.make_model_encoder_func(cfg, obs_space)
         self.critic_core = model_factory.make_model_core_func(cfg, self.critic_encoder.get_out_size())
+        # Plain lists, in this order: encoders and cores are called through them, so their items can be replaced.
         self.encoders = [self.actor_encoder, self.critic_encoder]
+        self.cores = [self.actor_core, self.critic_core]
+        self.core_func = self._core_rnn if cfg.use_rnn else self._core_empty
         self.actor_decoder = model_factory.make_model_decoder_func(cfg, self.actor_core.get_out_size())
         self.critic_decoder = model_factory.make_model_decoder_func(cfg, self.critic_core.get_out_size())
+        self.decoders = [self.actor_decoder, self.critic_decoder]
         self.critic_linear = nn.Linear(self.critic_decoder.get_out_size(), 1)
         self.action_parameterization = self.get_action_parameterization(self.actor_decoder.get_out_size())
         self.apply(self.initialize_weights)
@@ -231,12 +242,18 @@ class ActorCriticSeparateWeights(ActorCritic):
         return torch.cat([encoder(normalized_obs_dict) for encoder in self.encoders], dim=1)
 
     def forward_core(self, head_output: CoreInput, rnn_states: Tensor) -> tuple[Any, Tensor]:
-        if not self.cfg.use_rnn:
-            return head_output, rnn_states
-        actor_input, critic_input = _split_features(head_output, self.actor_encoder.get_out_size())
+        return self.core_func(head_output, rnn_states)
+
+    def _core_empty(self, head_output: CoreInput, rnn_states: Tensor) -> tuple[Any, Tensor]:
+        """Without memory there is nothing to run."""
+        return head_output, rnn_states
+
+    def _core_rnn(self, head_output: CoreInput, rnn_states: Tensor) -> tuple[Any, Tensor]:
+        actor_core, critic_core = self.cores
+        actor_input, critic_input = _split_features(head_output, self.encoders[0].get_out_size())
         actor_states, critic_states = rnn_states.chunk(2, dim=1)
-        actor_output, new_actor_states = self.actor_core(actor_input, actor_states)
-        critic_output, new_critic_states = self.critic_core(critic_input, critic_states)
+        actor_output, new_actor_states = actor_core(actor_input, actor_states)
+        critic_output, new_critic_states = critic_core(critic_input, critic_states)
         new_states = torch.cat([new_actor_states, new_critic_states], dim=1)
         return _join_features(actor_output, critic_output), new_states
 
@@ -247,7 +264,7 @@ class ActorCriticSeparateWeights(ActorCritic):
         sample_actions: bool,
         action_mask: ActionMask | None = None,
     ) -> TensorDict:
-        actor_size = (self.actor_core if self.cfg.use_rnn else self.actor_encoder).get_out_size()
+        actor_size = (self.cores if self.cfg.use_rnn else self.encoders)[0].get_out_size()
         actor_output, critic_output = _split_features(core_output, actor_size)
         result = TensorDict(values=self.critic_linear(self.critic_decoder(critic_output)).squeeze())
         if not values_only:

@@ -49,6 +49,7 @@ _METHODS: tuple[tuple[type, tuple[tuple[str, Any], ...]], ...] = tuple(
                 "forward_core",
                 "forward_tail",
                 "_run_actor",
+                "_maybe_sample_actions",
                 "action_distribution",
             ),
         ),

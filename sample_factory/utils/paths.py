@@ -16,6 +16,9 @@ CONFIG_FILE_NAME = "config.json"
 LEGACY_CONFIG_FILE_NAME = "cfg.json"
 SUMMARIES_DIR_NAME = ".summary"
 
+# Experiment folders that were not there until this process asked for them.
+_made_experiment_dirs: set[str] = set()
+
 
 def ensure_dir_exists(path: str | os.PathLike[str]) -> str:
     """Create the directory and its parents when absent; returns the path."""
@@ -85,7 +88,16 @@ def wandb_dir(cfg: Config, mkdir: bool = True) -> str:
 
 def experiment_dir(cfg: Config, mkdir: bool = True) -> str:
     """`<train_dir>/<experiment>`."""
-    return maybe_ensure_dir_exists(join(experiments_dir(cfg, mkdir), cfg.experiment), mkdir)
+    path = join(experiments_dir(cfg, mkdir), cfg.experiment)
+    if mkdir and not os.path.exists(path):
+        ensure_dir_exists(path)
+        _made_experiment_dirs.add(os.path.realpath(path))
+    return maybe_ensure_dir_exists(path, mkdir)
+
+
+def is_made_by_this_process(directory: str | os.PathLike[str]) -> bool:
+    """Whether the folder is one that `experiment_dir` made in this process."""
+    return os.path.realpath(directory) in _made_experiment_dirs
 
 
 def summaries_dir(experiment_dir_: str, mkdir: bool = True) -> str:

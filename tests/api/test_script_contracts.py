@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import time
 from argparse import Namespace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,7 @@ def test_observer_hooks_and_what_they_find_in_the_runner(tmp_path) -> None:
     caller, policy_id, writer, env_steps = observer.summary_args[-1]
     assert caller is runner and policy_id == 0
     assert writer is runner.writers[0]
+    assert Path(writer.logdir) == experiment(tmp_path) / ".summary" / "0"
     assert env_steps == runner.env_steps[0]
 
 
@@ -103,12 +106,28 @@ def test_runner_attributes_can_be_read_and_set(tmp_path) -> None:
     assert isinstance(runner.learners[0].learner, Learner)
     assert isinstance(runner.fps, tuple)  # one number per averaging window, after the first report
     assert set(runner.policy_lag[0]) >= {"version_diff_avg", "version_diff_min", "version_diff_max"}
-    assert runner.total_env_steps_since_resume[0] == runner.env_steps[0]
+    assert runner.total_env_steps_since_resume == runner.env_steps_since_resume[0] == runner.env_steps[0]
+    runner._report()  # a run this short may have ended before its first report
+    assert runner.fps_stats.maxlen == max(runner.avg_stats_intervals) == 60
+    assert [window.maxlen for window in runner.throughput_stats] == [10]
+    for now, number in (runner.fps_stats[-1], runner.throughput_stats[0][-1]):
+        assert runner.start_time < now <= time.time() and isinstance(number, int)
+    assert 0 < runner.total_train_seconds < time.time() - runner.start_time
     assert runner.sampler.rollout_workers[0].env_runners[0].envs
     for name in ("timing", "status", "reward_shaping", "samples_collected", "stats", "avg_stats", "msg_handlers"):
         assert hasattr(runner, name), name
     for name in ("policy_msg_handlers", "observers", "timers", "batchers", "env_info", "buffer_mgr"):
         assert hasattr(runner, name), name
+
+
+def test_env_steps_since_resume_are_a_number_that_observers_can_compute_with(tmp_path) -> None:
+    _, runner = make_runner(parse(tmp_path, *TINY, *SHORT, "--num_policies=2"))
+    assert runner.total_env_steps_since_resume / 2 == 0
+    for policy_id, env_steps in ((0, 1000), (1, 64), (0, 1064), (1, 256)):
+        runner._process_msg({"learner_env_steps": env_steps, "policy_id": policy_id})
+    assert runner.total_env_steps_since_resume == 64 + 192
+    assert runner.env_steps_since_resume == {0: 64, 1: 192}
+    runner.abort("only its numbers are looked at", ExperimentStatus.SUCCESS)
 
 
 def test_message_handlers_get_runner_message_and_policy(tmp_path) -> None:
@@ -244,7 +263,7 @@ def test_load_checkpoint_replaced_by_a_script_brings_its_weights(tmp_path, monke
     monkeypatch.setattr(Learner, "load_checkpoint", staticmethod(lambda checkpoints, device: dict(source)))
     status, runner = train(tmp_path / "target", *SERIAL, f"--train_for_env_steps={source['env_steps'] + 500}")
     assert status == ExperimentStatus.SUCCESS
-    assert runner.env_steps[0] - runner.total_env_steps_since_resume[0] == source["env_steps"]
+    assert runner.env_steps[0] - runner.total_env_steps_since_resume == source["env_steps"]
 
 
 def test_checkpoint_written_by_a_client_is_resumed_and_evaluated(tmp_path) -> None:
@@ -273,7 +292,7 @@ def test_checkpoint_written_by_a_client_is_resumed_and_evaluated(tmp_path) -> No
     assert enjoy(eval_cfg)[0] == ExperimentStatus.SUCCESS
     status, resumed = train(tmp_path, *SERIAL, "--train_for_env_steps=6400100")
     assert status == ExperimentStatus.SUCCESS
-    assert resumed.env_steps[0] - resumed.total_env_steps_since_resume[0] == 6_400_000
+    assert resumed.env_steps[0] - resumed.total_env_steps_since_resume == 6_400_000
 
 
 # --- models ---

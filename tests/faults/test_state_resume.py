@@ -64,7 +64,7 @@ def test_C2_allow_fresh_start(tmp_path):
     (folder / "checkpoint_000000777_64.pth").write_bytes(b"")
     status, runner = train(tmp_path, *SHORT, "--allow_fresh_start=True")
     assert status == ExperimentStatus.SUCCESS
-    assert runner.env_steps[0] == runner.total_env_steps_since_resume[0]
+    assert runner.env_steps[0] == runner.total_env_steps_since_resume
     assert (folder / "checkpoint_000000777_64.pth.corrupt").exists()
 
 
@@ -143,7 +143,7 @@ def test_C13_newest_is_chosen_by_content(tmp_path):
     torch.save(old, newest.with_name("checkpoint_000009999_639936.pth"))
     status, runner = train(tmp_path, *SERIAL, "--train_for_env_steps=600")
     assert status == ExperimentStatus.SUCCESS
-    assert runner.env_steps[0] - runner.total_env_steps_since_resume[0] == content["env_steps"]
+    assert runner.env_steps[0] - runner.total_env_steps_since_resume == content["env_steps"]
 
 
 # --- resuming is continuing ---

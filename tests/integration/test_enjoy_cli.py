@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from tests.integration.harness import cli, train
+
+ORIGINAL_EXPERIMENTS = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 
 
 def enjoy(train_dir: Path, *args: str) -> tuple[int, str]:
@@ -34,7 +37,8 @@ def test_gymnasium_id_without_a_display_and_without_a_gpu(tmp_path, monkeypatch)
 
 
 def test_unknown_environment_and_missing_experiment(tmp_path):
-    code, output = enjoy(tmp_path, "--env=CartPol-v1")
-    assert code == 2 and "CartPole-v1" in output and "Traceback" not in output
     code, output = enjoy(tmp_path, "--env=CartPole-v1")
     assert code == 1 and "--experiment=test" in output and "Traceback" not in output
+    shutil.copytree(ORIGINAL_EXPERIMENTS / "gru_discrete", tmp_path / "test")
+    code, output = enjoy(tmp_path, "--env=CartPol-v1")
+    assert code == 2 and "CartPole-v1" in output and "Traceback" not in output

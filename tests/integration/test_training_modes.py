@@ -184,7 +184,7 @@ def test_resume_continues_the_counts_exactly(tmp_path):
     steps_before = first.env_steps[0]
     status, second = train(tmp_path, "--train_for_env_steps=4000")
     assert status == ExperimentStatus.SUCCESS
-    assert second.env_steps[0] - second.total_env_steps_since_resume[0] == steps_before
+    assert second.env_steps[0] - second.total_env_steps_since_resume == steps_before
     assert second.env_steps[0] > 4000
     train_step, env_steps = map(int, checkpoints(tmp_path)[-1].stem.split("_")[1:])
     assert env_steps == train_step * 64

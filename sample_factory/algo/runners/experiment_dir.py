@@ -14,13 +14,22 @@ import psutil
 
 from sample_factory.algo.runners.result import RunResult, read_result
 from sample_factory.cfg.errors import ConfigError
-from sample_factory.utils.paths import CONFIG_FILE_NAME, LEGACY_CONFIG_FILE_NAME
+from sample_factory.utils.logging import LOG_FILE_NAME
+from sample_factory.utils.paths import (
+    CONFIG_FILE_NAME,
+    LEGACY_CONFIG_FILE_NAME,
+    SUMMARIES_DIR_NAME,
+    is_made_by_this_process,
+)
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import experiment_dir, log
 
 LOCK_FILE = ".lock"
 # What flock answers when somebody else holds the lock; everything else means that this file system has no locks.
 _HELD_BY_ANOTHER = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES)
+# What only runs write, as patterns. A configuration has to be read: other programs have a config.json, too.
+_FILES_OF_RUNS = (LOCK_FILE, LOG_FILE_NAME)
+_FOLDERS_OF_RUNS = (SUMMARIES_DIR_NAME, "checkpoint_p[0-9]*")
 _ASIDE_SUFFIX = {"restart": "_old", "overwrite": "_overwritten"}
 
 
@@ -72,7 +81,7 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
     nothing is ever deleted.
 
     :raises ExperimentInUseError: another run uses the folder; it is not touched.
-    :raises ConfigError: the folder is to be moved, but is none of ours; or it cannot be made or written to.
+    :raises ConfigError: the folder is to be moved, but is no experiment's; or it cannot be made or written to.
     """
     directory = Path(experiment_dir(cfg, mkdir=False))
     behavior = cfg.restart_behavior
@@ -83,8 +92,9 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
         if not is_experiment(directory):
             raise ConfigError(
                 [
-                    f"--restart_behavior={behavior}: {directory} holds no {CONFIG_FILE_NAME} of an experiment, so it "
-                    "is not moved; choose another --experiment, or --restart_behavior=resume to use it as it is"
+                    f"--restart_behavior={behavior}: no run has left a trace in {directory} (log, summaries, "
+                    f"checkpoints or {CONFIG_FILE_NAME}), so it is not moved; choose another --experiment, or "
+                    "--restart_behavior=resume to use it as it is"
                 ]
             )
         lock = _locked(directory)
@@ -107,8 +117,13 @@ def prepare_experiment_dir(cfg: Config) -> ExperimentLock:
 
 
 def is_experiment(directory: Path) -> bool:
-    """True if a run has used this folder: it was locked by one, or has the configuration of an experiment."""
-    if (directory / LOCK_FILE).is_file():
+    """True if a run has left a trace in this folder, or this process made it.
+
+    Any other folder is somebody's work, and its name was a mistake.
+    """
+    if is_made_by_this_process(directory) or any((directory / name).is_file() for name in _FILES_OF_RUNS):
+        return True
+    if any(path.is_dir() for pattern in _FOLDERS_OF_RUNS for path in directory.glob(pattern)):
         return True
     for name in (CONFIG_FILE_NAME, LEGACY_CONFIG_FILE_NAME):
         try:

@@ -26,7 +26,7 @@ from sample_factory.algo.utils.misc import (
     TIMING_STATS,
     TRAIN_STATS,
 )
-from sample_factory.algo.utils.run_metrics import RunMetrics
+from sample_factory.algo.utils.run_metrics import FPS_WINDOWS_REPORTS, RunMetrics
 from sample_factory.utils.typing import Config, PolicyID
 
 if TYPE_CHECKING:
@@ -65,8 +65,14 @@ class MessageHub(EventLoopObject):
         return self.metrics.env_steps
 
     @property
-    def total_env_steps_since_resume(self) -> dict[PolicyID, int]:
-        return self.metrics.total_env_steps_since_resume
+    def env_steps_since_resume(self) -> dict[PolicyID, int]:
+        """Of each policy, since its first report."""
+        return self.metrics.env_steps_since_resume
+
+    @property
+    def total_env_steps_since_resume(self) -> int:
+        """Of all policies; 0 before they have reported."""
+        return self.metrics.frames_since_resume()
 
     @property
     def samples_collected(self) -> list[int]:
@@ -87,6 +93,21 @@ class MessageHub(EventLoopObject):
     @property
     def avg_stats(self) -> dict[str, deque]:
         return self.metrics.avg_stats
+
+    @property
+    def avg_stats_intervals(self) -> tuple[int, ...]:
+        """Over how many reports each number of ``fps`` is taken."""
+        return FPS_WINDOWS_REPORTS
+
+    @property
+    def fps_stats(self) -> deque[tuple[float, int]]:
+        """Time of each report, and the env steps of all policies since resume at that time."""
+        return self.metrics.frames_history
+
+    @property
+    def throughput_stats(self) -> list[deque[tuple[float, int]]]:
+        """For each policy: time of each report, and the samples collected at that time."""
+        return self.metrics.samples_history
 
     # --- registration ---
 

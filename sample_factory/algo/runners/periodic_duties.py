@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -51,6 +52,13 @@ class PeriodicDuties(MessageHub):
         self.update_training_info_every_sec = 5.0
         self.timers: list[PeriodicTimer] = []
         self._is_metric_checked = False
+        self.start_time = time.time()
+        self._training_since = self.start_time
+
+    @property
+    def total_train_seconds(self) -> float:
+        """Seconds since training started, which ``--train_for_seconds`` limits; before that, since ``start_time``."""
+        return time.time() - self._training_since
 
     # --- signals ---
 

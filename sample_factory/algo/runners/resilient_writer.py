@@ -36,6 +36,11 @@ def open_summary_writer(log_dir: str, flush_secs: int) -> SummaryWriter:
                 self.all_writers = {self.log_dir: writer}  # type: ignore[assignment]
             return self.file_writer
 
+        @property
+        def logdir(self) -> str:
+            """The folder, under the name that it has in tensorboardX."""
+            return self.log_dir
+
     return ResilientSummaryWriter(log_dir, flush_secs=flush_secs)
 
 

@@ -95,7 +95,6 @@ class Runner(PeriodicDuties, Configurable):
         self.components_to_stop: set[str] = set()
         self.stopped = False
         self._stop_deadline = float("inf")
-        self._started_at = time.time()
         self._termination = TerminationSignals(cfg.requeue_exit_code)
         self._component_profiles: dict[str, Timing] = {}
         self._console = ExitStack()  # what is done to the console until the end of the run
@@ -192,7 +191,7 @@ class Runner(PeriodicDuties, Configurable):
 
     def run(self) -> StatusCode:
         """Train until done, interrupted or failed; returns the exit code."""
-        self._started_at = time.time()
+        self._training_since = time.time()
         loop_status: StatusCode = EventLoopStatus.NORMAL_TERMINATION
         if self.view is not None:
             self.view.start()
@@ -248,7 +247,7 @@ class Runner(PeriodicDuties, Configurable):
         self._stop_if_done()
 
     def _stop_if_done(self) -> None:
-        reason = reason_to_stop(self.cfg, self.env_steps, time.time() - self._started_at)
+        reason = reason_to_stop(self.cfg, self.env_steps, self.total_train_seconds)
         if reason is not None and not self.stopped:
             log.info(f"Training is complete: {reason}")
             self._stop_training(cause=reason)

@@ -154,6 +154,16 @@ class CategoricalActionDistribution:
             return torch.log_softmax(self.raw_logits, dim=-1)
         return masked_log_softmax(self.raw_logits, self.action_mask)
 
+    @property
+    def p(self) -> Tensor:
+        """Short name of ``probs``."""
+        return self.probs
+
+    @property
+    def log_p(self) -> Tensor:
+        """Short name of ``log_probs``."""
+        return self.log_probs
+
     def sample(self) -> Tensor:
         """Actions, int64 ``[b, 1]``; uniform in rows where no action is allowed."""
         scores = self.log_probs.detach()

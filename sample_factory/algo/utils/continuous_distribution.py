@@ -12,20 +12,22 @@ from torch.distributions import Independent, Normal
 
 from sample_factory.utils.utils import log
 
-_MIN_STDDEV, _MAX_STDDEV = 1e-4, 1e4
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 class ContinuousActionDistribution(Independent):
     """Independent normals: ``params`` ``[b, 2 n]`` are n means, then n log standard deviations.
 
-    Standard deviations are clamped to [1e-4, 1e4]. The densities are written out instead of delegated to the base
-    class, which spends more time on bookkeeping than on arithmetic; the base is there for code that expects it.
+    Standard deviations are clamped to ``[stddev_min, stddev_max]``. The densities are written out instead of
+    delegated to the base class, which spends more time on bookkeeping than on arithmetic; the base is there for code
+    that expects it.
     """
+
+    stddev_min, stddev_max = 1e-4, 1e4
 
     def __init__(self, params: Tensor):
         self.means, self.log_std = torch.chunk(params, 2, dim=1)
-        self.stddevs = self.log_std.exp().clamp(_MIN_STDDEV, _MAX_STDDEV)
+        self.stddevs = self.log_std.exp().clamp(self.stddev_min, self.stddev_max)
         self.reinterpreted_batch_ndims = 1
         self._batch_shape, self._event_shape = self.means.shape[:-1], self.means.shape[-1:]
         self._validate_args = False

@@ -38,7 +38,7 @@ class RunMetrics:
     def __init__(self, num_policies: int, stats_window: int) -> None:
         self.num_policies, self.stats_window = num_policies, stats_window
         self.env_steps: dict[PolicyID, int] = {}
-        self.total_env_steps_since_resume: dict[PolicyID, int] = {}
+        self.env_steps_since_resume: dict[PolicyID, int] = {}
         self.samples_collected = [0] * num_policies
         self.policy_avg_stats: dict[str, list[deque[Any]]] = {}
         self.policy_lag: list[dict[str, float]] = [{} for _ in range(num_policies)]
@@ -46,8 +46,9 @@ class RunMetrics:
         self.avg_stats: dict[str, deque[float]] = {}
         self.time_shares: dict[str, deque[float]] = {}  # "learner: train" -> fraction of its component's time
         self.best_reward: float | None = None
-        self._frames_history: deque[tuple[float, int]] = deque(maxlen=max(FPS_WINDOWS_REPORTS))
-        self._samples_history: list[deque[tuple[float, int]]] = [
+        # (time, number so far) at each report, of all policies together and of each policy.
+        self.frames_history: deque[tuple[float, int]] = deque(maxlen=max(FPS_WINDOWS_REPORTS))
+        self.samples_history: list[deque[tuple[float, int]]] = [
             deque(maxlen=_THROUGHPUT_WINDOW_REPORTS) for _ in range(num_policies)
         ]
 
@@ -56,10 +57,10 @@ class RunMetrics:
     def add_env_steps(self, policy_id: PolicyID, env_steps: int) -> None:
         """The learner's counter; the first report of a run tells where it resumed."""
         if policy_id in self.env_steps:
-            since_resume = self.total_env_steps_since_resume.get(policy_id, 0)
-            self.total_env_steps_since_resume[policy_id] = since_resume + env_steps - self.env_steps[policy_id]
+            since_resume = self.env_steps_since_resume.get(policy_id, 0)
+            self.env_steps_since_resume[policy_id] = since_resume + env_steps - self.env_steps[policy_id]
         else:
-            self.total_env_steps_since_resume[policy_id] = 0
+            self.env_steps_since_resume[policy_id] = 0
         self.env_steps[policy_id] = env_steps
 
     def add_samples(self, policy_id: PolicyID, num_samples: int) -> None:
@@ -117,16 +118,16 @@ class RunMetrics:
         return sum(self.env_steps.values())
 
     def frames_since_resume(self) -> int:
-        return sum(self.total_env_steps_since_resume.values())
+        return sum(self.env_steps_since_resume.values())
 
     def tick(self, now: float | None = None) -> Rates:
         """Record one report interval and compute the rates."""
         now = time.time() if now is None else now
-        self._frames_history.append((now, self.frames_since_resume()))
-        fps = tuple(_rate(self._frames_history, window) for window in FPS_WINDOWS_REPORTS)
+        self.frames_history.append((now, self.frames_since_resume()))
+        fps = tuple(_rate(self.frames_history, window) for window in FPS_WINDOWS_REPORTS)
         throughput = {}
         for policy_id in range(self.num_policies):
-            history = self._samples_history[policy_id]
+            history = self.samples_history[policy_id]
             history.append((now, self.samples_collected[policy_id]))
             throughput[policy_id] = _rate(history, _THROUGHPUT_WINDOW_REPORTS)
         rewards = [mean for p in range(self.num_policies) if (mean := self.mean("reward", p)) is not None]

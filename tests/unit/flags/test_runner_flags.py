@@ -16,6 +16,7 @@ from signal_slot.signal_slot import EventLoopObject, Timer
 
 from sample_factory.algo.learning.learner_worker import LearnerWorker
 from sample_factory.algo.runners import heartbeats as heartbeats_module
+from sample_factory.algo.runners import periodic_duties as periodic_duties_module
 from sample_factory.algo.runners import runner as runner_module
 from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.runner import Runner
@@ -46,7 +47,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    for module in (signal_slot, periodic_timer, runner_module, heartbeats_module):
+    for module in (signal_slot, periodic_timer, periodic_duties_module, runner_module, heartbeats_module):
         monkeypatch.setattr(module, "time", clock)
     return clock
 
@@ -177,7 +178,7 @@ def test_train_for_seconds_and_env_steps(runner_with: Any, clock: Clock) -> None
     """--train_for_seconds, --train_for_env_steps"""
     runner = runner_with("--train_for_seconds=30", "--train_for_env_steps=500")
     runner.components_to_stop = {"somebody"}
-    runner._started_at = clock.now
+    runner._training_since = clock.now
     advance(runner.event_loop, clock, 29)
     assert not runner.stopped
     advance(runner.event_loop, clock, 2)

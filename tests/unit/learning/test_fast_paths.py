@@ -140,13 +140,14 @@ def test_changes_of_a_model_are_noticed(tmp_path: Path) -> None:
     assert networks.get(model) is None
 
 
-def test_replaced_methods_of_a_class_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("method", ["forward_head", "_maybe_sample_actions"])
+def test_replaced_methods_of_a_class_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str) -> None:
     learner = make_learner(make_cfg(tmp_path))
     networks = NetworkOfModel()
     assert networks.get(learner.actor_critic) is not None
     cls = type(learner.actor_critic)
-    original = cls.forward_head
-    monkeypatch.setattr(cls, "forward_head", lambda self, obs: original(self, obs))
+    original = getattr(cls, method)
+    monkeypatch.setattr(cls, method, lambda self, *args: original(self, *args))
     assert networks.get(learner.actor_critic) is None
 
 

@@ -152,6 +152,11 @@ def test_masked_softmax() -> None:
     assert masked_log_softmax(logits, mask)[0, 1] < -1e8
 
 
+def test_short_names_of_probabilities() -> None:
+    distribution = CategoricalActionDistribution(torch.randn(3, 4), torch.tensor([[1, 0, 1, 1]]).expand(3, 4))
+    assert distribution.p is distribution.probs and distribution.log_p is distribution.log_probs
+
+
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int8, torch.float32])
 def test_masked_categorical_is_the_categorical_of_allowed_actions(dtype: torch.dtype) -> None:
     logits, other_logits = torch.randn(30, 5), torch.randn(30, 5)
@@ -196,6 +201,17 @@ def test_continuous_agrees_with_torch() -> None:
     assert ours.batch_shape == theirs.batch_shape and ours.event_shape == theirs.event_shape
     torch.testing.assert_close(ours.mean, theirs.mean)
     assert torch.equal(argmax_actions(ours), params[:, :3])
+
+
+def test_bounds_of_standard_deviations_can_be_read_and_changed() -> None:
+    class Narrow(ContinuousActionDistribution):
+        stddev_max = 2.0
+
+    params = torch.tensor([[0.0, 0.0, -100.0, 100.0]])
+    distribution = ContinuousActionDistribution(params)
+    assert distribution.stddevs.tolist() == [pytest.approx([distribution.stddev_min, distribution.stddev_max])]
+    assert (distribution.stddev_min, distribution.stddev_max) == (1e-4, 1e4)
+    assert Narrow(params).stddevs.tolist() == [pytest.approx([1e-4, 2.0])]
 
 
 def test_continuous_samples() -> None:

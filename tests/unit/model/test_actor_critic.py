@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 from typing import Any
 
@@ -138,6 +139,81 @@ def test_overrides_without_action_mask_work() -> None:
     assert (out["values"] > 50).all() and "actions" in out
 
 
+class _OwnTail(ActorCritic):
+    """Everything but the head of the actor is the user's, who leaves sampling to the base class."""
+
+    def __init__(self, obs_space: spaces.Dict, action_space: spaces.Space, cfg: Any):
+        super().__init__(obs_space, action_space, cfg)
+        self.critic = nn.Linear(4, 1)
+        self.action_parameterization = self.get_action_parameterization(4)
+
+    def forward_head(self, normalized_obs_dict: dict[str, Tensor]) -> Tensor:
+        return normalized_obs_dict["obs"]
+
+    def forward_core(self, head_output: Any, rnn_states: Tensor) -> tuple[Any, Tensor]:
+        return head_output, rnn_states
+
+    def forward_tail(  # type: ignore[override]
+        self, core_output: Tensor, values_only: bool, sample_actions: bool
+    ) -> TensorDict:
+        result = TensorDict(values=self.critic(core_output).squeeze())
+        result["action_logits"], self.last_action_distribution = self.action_parameterization(core_output)
+        self._maybe_sample_actions(sample_actions, result)
+        return result
+
+
+@pytest.mark.parametrize(
+    ("action_space", "shape"),
+    [(spaces.Discrete(3), (5,)), (box_actions(1), (5,)), (spaces.MultiDiscrete([3, 4]), (5, 2))],
+    ids=str,
+)
+def test_own_tail_can_have_its_actions_sampled(action_space: spaces.Space, shape: tuple[int, ...]) -> None:
+    model = _OwnTail(vector_obs(), action_space, _small(use_rnn=False))
+    out = model({"obs": torch.randn(5, 4)}, torch.zeros(5, 1))
+    assert out["actions"].shape == shape
+    expected = model.last_action_distribution.log_prob(out["actions"].reshape(5, -1))
+    torch.testing.assert_close(out["log_prob_actions"], expected)
+    assert list(model.forward_tail(torch.randn(5, 4), False, sample_actions=False)) == ["values", "action_logits"]
+
+
+class _Doubled(nn.Module):
+    """A core that somebody put in the place of another one."""
+
+    def __init__(self, core: Any):
+        super().__init__()
+        self.core = core
+
+    def forward(self, head_output: Any, rnn_states: Tensor) -> tuple[Any, Tensor]:
+        output, new_states = self.core(head_output, rnn_states)
+        return output, 2.0 * new_states
+
+    def get_out_size(self) -> int:
+        return self.core.get_out_size()
+
+
+@pytest.mark.parametrize("use_rnn", [True, False])
+def test_two_networks_are_listed_actor_first(use_rnn: bool) -> None:
+    cfg = _small(actor_critic_share_weights=False, use_rnn=use_rnn)
+    model: Any = create_actor_critic(cfg, vector_obs(), spaces.Discrete(2)).eval()
+    assert model.encoders == [model.actor_encoder, model.critic_encoder]
+    assert model.cores == [model.actor_core, model.critic_core]
+    assert model.decoders == [model.actor_decoder, model.critic_decoder]
+    head_output, states = torch.randn(5, 16), torch.randn(5, get_rnn_size(cfg))
+    torch.testing.assert_close(model.core_func(head_output, states), model.forward_core(head_output, states))
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert other.core_func.__self__ is other and other.cores[1] is other.critic_core
+
+
+def test_cores_are_called_through_their_list() -> None:
+    cfg = _small(actor_critic_share_weights=False)
+    model: Any = create_actor_critic(cfg, vector_obs(), spaces.Discrete(2)).eval()
+    head_output, states = torch.randn(5, 16), torch.randn(5, 12)
+    _, before = model.forward_core(head_output, states)
+    model.cores[1] = _Doubled(model.critic_core)
+    _, after = model.forward_core(head_output, states)
+    torch.testing.assert_close(after, before * torch.tensor([1.0, 2.0]).repeat_interleave(6))
+
+
 class _OwnEncoder(Encoder):
     def __init__(self, cfg: Any, obs_space: spaces.Dict):
         super().__init__(cfg)
@@ -196,9 +272,9 @@ def test_factory_defaults_and_pickling() -> None:
     factory = ModelFactory()
     assert factory.make_model_core_func is default_make_core_func
     factory.register_encoder_factory(_OwnEncoder)
-    copy = pickle.loads(pickle.dumps(factory))
-    assert copy.make_model_encoder_func is _OwnEncoder
-    assert copy.make_model_core_func is default_make_core_func
+    restored = pickle.loads(pickle.dumps(factory))
+    assert restored.make_model_encoder_func is _OwnEncoder
+    assert restored.make_model_core_func is default_make_core_func
     with pytest.raises(ValueError, match="make_model_core_func"):
         factory.register_model_core_factory("not callable")  # type: ignore[arg-type]
 

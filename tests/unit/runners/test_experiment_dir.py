@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from sample_factory.algo.runners.experiment_dir import (
 from sample_factory.algo.runners.result import RunResult, read_result
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.utils.attr_dict import AttrDict
+from sample_factory.utils.paths import experiment_dir, is_made_by_this_process
 
 CONFIG = '{"env": "CartPole-v1", "experiment": "exp"}'
 
@@ -79,13 +81,24 @@ def test_unknown_behavior_names_the_choices(tmp_path):
 
 
 @pytest.mark.parametrize("behavior", ["restart", "overwrite"])
-@pytest.mark.parametrize("content", [None, "[]", '{"name": "my package"}', "{broken"])
-def test_folder_that_is_no_experiment_is_not_moved(tmp_path, behavior, content):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("chapter.tex", ""),
+        ("config.json", "[]"),
+        ("config.json", '{"name": "my package"}'),
+        ("config.json", "{broken"),
+        ("checkpoint_p0.pth", "of another program"),
+        (".summary", "a file"),
+        ("run/config.json", CONFIG),
+        ("checkpoint_pool/notes", ""),
+    ],
+)
+def test_folder_that_is_no_experiment_is_not_moved(tmp_path, behavior, name, content):
     directory = tmp_path / "exp"
-    directory.mkdir()
+    (directory / name).parent.mkdir(parents=True)
     (directory / "thesis.tex").write_text("years of work")
-    if content is not None:
-        (directory / "config.json").write_text(content)
+    (directory / name).write_text(content)
     with pytest.raises(ConfigError, match=rf"--restart_behavior={behavior}: .*is not moved"):
         prepare_experiment_dir(make_cfg(tmp_path, behavior))
     assert (directory / "thesis.tex").read_text() == "years of work"
@@ -98,6 +111,40 @@ def test_experiment_of_ours_with_a_broken_configuration_can_be_put_aside(tmp_pat
     (tmp_path / "exp" / "config.json").write_text("{broken")
     prepare_experiment_dir(make_cfg(tmp_path, behavior)).release()
     assert not (tmp_path / "exp" / "config.json").exists()
+
+
+@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+@pytest.mark.parametrize("trace", ["checkpoint_p0/", "checkpoint_p11/", ".summary/", "sf_log.txt", ".lock"])
+def test_run_that_came_no_further_than_a_trace_can_be_put_aside(tmp_path, behavior, trace):
+    """As runs of other versions and parts of runs leave it that a script has built on its own."""
+    directory = tmp_path / "exp"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("mine")
+    if trace.endswith("/"):
+        (directory / trace).mkdir()
+    else:
+        (directory / trace).touch()
+    prepare_experiment_dir(make_cfg(tmp_path, behavior)).release()
+    assert not (directory / "notes.txt").exists()
+    assert [path.read_text() for path in tmp_path.glob("exp_*/notes.txt")] == ["mine"]
+
+
+@pytest.mark.parametrize("behavior", ["restart", "overwrite"])
+def test_folder_that_this_process_made_can_be_put_aside(tmp_path, behavior):
+    """Scripts write to the folder before they train."""
+    cfg = make_cfg(tmp_path / "new", behavior)
+    Path(experiment_dir(cfg), "notes.txt").write_text("mine")
+    prepare_experiment_dir(cfg).release()
+    assert [path.read_text() for path in tmp_path.glob("new/exp_*/notes.txt")] == ["mine"]
+
+
+def test_asking_for_a_folder_that_exists_does_not_make_it_ours(tmp_path):
+    (tmp_path / "exp").mkdir()
+    Path(experiment_dir(make_cfg(tmp_path)), "thesis.tex").write_text("years of work")
+    with pytest.raises(ConfigError, match="is not moved"):
+        prepare_experiment_dir(make_cfg(tmp_path, "overwrite"))
+    group = AttrDict(train_dir=str(tmp_path), experiment="group/exp")
+    assert is_made_by_this_process(experiment_dir(group)) and not is_made_by_this_process(tmp_path / "group")
 
 
 def test_empty_folder_is_used_as_it_is(tmp_path):
