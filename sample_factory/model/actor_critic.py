@@ -21,6 +21,7 @@ from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.running_mean_std import RunningMeanStdInPlace, running_mean_std_summaries
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.action_parameterization import (
     ActionParameterizationContinuousNonAdaptiveStddev,
     ActionParameterizationDefault,
@@ -93,7 +94,7 @@ class ActorCritic(nn.Module, Configurable):
             bias.data.zero_()
         if type(layer) is not nn.Linear and type(layer) is not nn.Conv2d:
             return
-        scope = getattr(self.cfg, "weight_init_scope", "effective")
+        scope = flag_value(self.cfg, "weight_init_scope")
         if scope == "effective" and getattr(layer, "keeps_default_weights", False):
             return
         scheme, gain = self.cfg.policy_initialization, self.cfg.policy_init_gain
@@ -101,8 +102,7 @@ class ActorCritic(nn.Module, Configurable):
             nn.init.orthogonal_(layer.weight.data, gain=gain)
         elif scheme == "xavier_uniform":
             nn.init.xavier_uniform_(layer.weight.data, gain=gain)
-        elif scheme != "torch_default":
-            raise ValueError(f"Unknown policy_initialization={scheme!r}: use orthogonal, xavier_uniform, torch_default")
+        # Other names keep PyTorch's weights, like torch_default; a custom model may give them a meaning.
 
     def normalize_obs(self, obs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Normalised copies of the observations; updates the statistics in training mode."""

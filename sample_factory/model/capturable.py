@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.dense_stack import has_hooks
 from sample_factory.utils.typing import Config
 
@@ -14,7 +15,7 @@ _OWN_PACKAGES = ("torch.nn.", "sample_factory.")
 
 def cuda_graphs_mode(cfg: Config) -> str:
     """``--cuda_graphs``; configurations of Sample Factory 2 do not have the flag."""
-    return str(getattr(cfg, "cuda_graphs", AUTO))
+    return str(flag_value(cfg, "cuda_graphs"))
 
 
 def may_capture(cfg: Config, model: nn.Module, device: torch.device) -> bool:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sample_factory.algo.utils.run_metrics import Rates, RunMetrics
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.monitoring.dashboard import LiveView, PlainView, make_view
 from sample_factory.monitoring.snapshot import PolicyLag, RunSnapshot, sample_system_usage
 from sample_factory.utils.typing import Config
@@ -104,4 +105,4 @@ def _time_spent(metrics: RunMetrics) -> dict[str, float]:
 
 
 def make_run_view(cfg: Config) -> RunnerView:
-    return RunnerView(make_view(cfg.ui))
+    return RunnerView(make_view(flag_value(cfg, "ui")))

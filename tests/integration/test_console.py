@@ -57,7 +57,6 @@ def test_without_a_view_the_last_words_of_a_failed_run_are_shown(tmp_path):
     [
         (("--env=CartPole-vv1",), "Unknown environment --env=CartPole-vv1"),
         (("--env=CartPole-v1", "--batch_size=63"), "--batch_size=63 cannot be divided"),
-        (("--env=CartPole-v1", "--batch_size=72", "--async_rl=False"), "one training iteration: "),
     ],
 )
 def test_problems_of_a_configuration_are_printed_once(tmp_path, flags, text):

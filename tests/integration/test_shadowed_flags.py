@@ -12,26 +12,21 @@ import pytest
 
 from sample_factory.algo.utils.misc import ExperimentStatus
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
+from sample_factory.cfg.shadowing import EXTENSIONS
 from sample_factory.enjoy import main as enjoy
 from sample_factory.envs.env_utils import register_env
 from sample_factory.train import run_rl
 from tests.integration.harness import SERIAL, TINY
 
-NAMES = (
-    "curriculum",
-    "curriculum_buffer_size",
-    "mixed_precision",
-    "inference_placement",
-    "max_rollbacks",
-    "env_module",
-)
+SHORT = tuple(option for option in TINY if not option.startswith("--ui"))
+
 SHORT = tuple(option for option in TINY if not option.startswith("--ui"))
 
 
 def parse_as_script(argv: Sequence[str]) -> Any:
     parser: ArgumentParser
     parser, _ = parse_sf_args(argv)
-    for name in NAMES:
+    for name in EXTENSIONS:
         parser.add_argument(f"--{name}", default="mine")
     return parse_full_cfg(parser, argv)
 
@@ -39,7 +34,7 @@ def parse_as_script(argv: Sequence[str]) -> Any:
 def make_env(env_name: str, cfg: Any, env_config: Any, render_mode: str | None = None) -> Any:
     import gymnasium
 
-    assert {getattr(cfg, name) for name in NAMES[1:]} == {"mine"}
+    assert {getattr(cfg, name) for name in EXTENSIONS if name != "curriculum"} == {"mine"}
     assert cfg.curriculum == "7"
     return gymnasium.make("CartPole-v1", render_mode=render_mode)
 
@@ -48,12 +43,12 @@ def make_env(env_name: str, cfg: Any, env_config: Any, render_mode: str | None =
 def test_the_core_has_its_defaults_and_the_script_its_values(tmp_path: Path, mode: Sequence[str]) -> None:
     register_env("env_of_the_script", make_env)
     place = ("--env=env_of_the_script", f"--train_dir={tmp_path}", "--experiment=e")
-    argv = [*TINY, *mode, *place, "--train_for_env_steps=300", "--curriculum=7"]
+    argv = [*SHORT, *mode, *place, "--train_for_env_steps=300", "--curriculum=7"]
     assert run_rl(parse_as_script(argv)) == ExperimentStatus.SUCCESS
 
     saved = json.loads((tmp_path / "e" / "config.json").read_text())
     assert (saved["curriculum"], saved["max_rollbacks"]) == ("7", "mine")
-    assert saved["shadowed_flags"] == sorted(NAMES)
+    assert saved["shadowed_flags"] == sorted(EXTENSIONS)
 
     resumed = [option for option in argv if option != "--curriculum=7"] + ["--train_for_env_steps=600"]
     assert run_rl(parse_as_script(resumed)) == ExperimentStatus.SUCCESS

@@ -16,6 +16,7 @@ from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.cfg.errors import ConfigError
 from sample_factory.cfg.flags import ALL_SECTIONS
 from sample_factory.cfg.persistence import cfg_dict
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.checkpoint_files import CONFIG_KEY, trusting_files
 from sample_factory.utils.typing import Config, PolicyID
@@ -47,14 +48,14 @@ def check_resume(cfg: Config, env_info: EnvInfo) -> None:
 def _newest_checkpoint(cfg: Config, policy_id: PolicyID) -> CheckpointDict | None:
     store = CheckpointStore(Learner.checkpoint_dir(cfg, policy_id), cfg.keep_checkpoints)
     try:
-        with trusting_files(cfg.unsafe_load):
+        with trusting_files(flag_value(cfg, "unsafe_load")):
             return load_first(
                 store.candidates(cfg.load_checkpoint_kind),
                 lambda path: Learner.load_checkpoint([path], "cpu"),
                 store.set_aside,
             )
     except CheckpointError as exc:
-        if cfg.allow_fresh_start:
+        if flag_value(cfg, "allow_fresh_start"):
             return None
         raise type(exc)(
             f"policy {policy_id} cannot be resumed, {exc}\nRestore one of the files, or give --allow_fresh_start=True "

@@ -47,6 +47,7 @@ from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.cfg.arguments import cfg_dict, cfg_str, preprocess_cfg
 from sample_factory.cfg.configurable import Configurable
 from sample_factory.cfg.persistence import save_config
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.cfg.validation import collect_problems, resolve_device
 from sample_factory.utils.attr_dict import AttrDict
 from sample_factory.utils.gpu_utils import set_global_cuda_envvars
@@ -88,14 +89,14 @@ class Runner(PeriodicDuties, Configurable):
 
         self.observers: list[AlgoObserver] = []
 
-        self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, cfg.startup_timeout)
+        self.heartbeats = Heartbeats([], cfg.heartbeat_reporting_interval, flag_value(cfg, "startup_timeout"))
         self.supervisor = Supervisor(loop, self._on_process_exit)
         self.faults: Counter[str] = Counter()  # survived ones, by kind
         self._traceback = ""  # of what ended the run
         self.components_to_stop: set[str] = set()
         self.stopped = False
         self._stop_deadline = float("inf")
-        self._termination = TerminationSignals(cfg.requeue_exit_code)
+        self._termination = TerminationSignals(flag_value(cfg, "requeue_exit_code"))
         self._component_profiles: dict[str, Timing] = {}
         self._console = ExitStack()  # what is done to the console until the end of the run
 
@@ -114,7 +115,7 @@ class Runner(PeriodicDuties, Configurable):
 
     def use_signals(self, signals: TerminationSignals) -> None:
         """Obey the signals that the caller listens to already."""
-        signals.requeue_exit_code = self.cfg.requeue_exit_code
+        signals.requeue_exit_code = flag_value(self.cfg, "requeue_exit_code")
         signals.on_exit_at_once = self._exit_at_once
         self._termination = signals
 
@@ -129,8 +130,15 @@ class Runner(PeriodicDuties, Configurable):
 
     def init(self) -> StatusCode:
         """Find out about the environment, check the configuration, save it and allocate memory. Starts no worker."""
+        with ExitStack() as console:
+            console.enter_context(quiet_console(flag_value(self.cfg, "ui") == "none"))
+            status = self._init()
+            if status == ExperimentStatus.SUCCESS:
+                self._console = console.pop_all()
+        return status
+
+    def _init(self) -> StatusCode:
         cfg = self.cfg
-        self._console.enter_context(quiet_console(cfg.ui == "none"))
         init_file_logger(cfg)
         set_global_cuda_envvars(cfg)
         resolve_device(cfg)  # says so once if there is no GPU; the workers find out for themselves
@@ -142,8 +150,7 @@ class Runner(PeriodicDuties, Configurable):
             self.reward_shaping[policy_id] = self.env_info.reward_shaping_scheme
         if not preprocess_cfg(cfg, self.env_info):
             problems = collect_problems(cfg, self.env_info)
-            cause = "; ".join(" ".join(problem.split()) for problem in problems)
-            self.abort(cause, EXIT_CODE_BAD_CONFIG, said="the configuration cannot be used, see above")
+            self.abort("; ".join(" ".join(problem.split()) for problem in problems), EXIT_CODE_BAD_CONFIG)
             return EXIT_CODE_BAD_CONFIG
         try:
             check_resources(cfg, self.env_info)
@@ -167,13 +174,10 @@ class Runner(PeriodicDuties, Configurable):
         self.abort(cause, status)
         return status
 
-    def abort(self, cause: str, status: StatusCode, said: str = "") -> None:
-        """The run ends before it started: leave a result, give back the folder.
-
-        ``said``: the last words of the run, where the log has the cause already.
-        """
+    def abort(self, cause: str, status: StatusCode) -> None:
+        """The run ends before it started: leave a result, give back the folder."""
         self.status, self.stop_cause = status, cause
-        self._close(said)
+        self._close()
 
     def connect_components(self) -> None:
         """Connect everything with everything else; see ``wiring`` for the table."""
@@ -182,7 +186,7 @@ class Runner(PeriodicDuties, Configurable):
         self.heartbeats = Heartbeats(
             [(type(component).__name__, component.object_id) for component in expected],
             self.cfg.heartbeat_reporting_interval,
-            self.cfg.startup_timeout,
+            flag_value(self.cfg, "startup_timeout"),
         )
         self.components_to_stop = {component.object_id for component in expected}
         self._call_observers("on_connect_components")
@@ -305,7 +309,7 @@ class Runner(PeriodicDuties, Configurable):
         self.stop_cause = cause
         if status is not None:
             self.status = status
-        self._stop_deadline = time.time() + self.cfg.fault_timeout
+        self._stop_deadline = time.time() + flag_value(self.cfg, "fault_timeout")
         self._propagate_training_info()
         self._call_observers("on_stop")
         self._save_best_policies()
@@ -349,7 +353,7 @@ class Runner(PeriodicDuties, Configurable):
             self.buffer_mgr.channel.wake_all()
         gave_up = loop_status == EventLoopStatus.INTERRUPTED
         kill_now = gave_up or self._termination.kill_requested()
-        killed = self.supervisor.join_or_kill(0.0 if kill_now else float(self.cfg.fault_timeout))
+        killed = self.supervisor.join_or_kill(0.0 if kill_now else float(flag_value(self.cfg, "fault_timeout")))
         if self._termination.kill_requested():
             # The workers may have been killed by the second signal itself, which looks like a failure of theirs.
             self.status, self.stop_cause = self._termination.status(), self._termination.describe()
@@ -381,16 +385,14 @@ class Runner(PeriodicDuties, Configurable):
         is_interrupted = self.status != ExperimentStatus.FAILURE and self._termination.stop_requested()
         return self.status != ExperimentStatus.SUCCESS and not is_interrupted
 
-    def _close(self, said: str = "") -> None:
+    def _close(self) -> None:
         wake_fork_server()  # it ends when this process does, unless it is stopped
         self.summaries.close()
         finish_wandb(self.cfg, self.status if self._has_failed() else ExperimentStatus.SUCCESS)
         RunResult.of(self).write(experiment_dir(self.cfg))
         if self._traceback:
             log.error(f"What ended the run:\n{self._traceback.rstrip()}")
-        log.log(
-            logging.ERROR if self._has_failed() else logging.INFO,
-            f"Run ended with exit code {self.status}: {said or self.stop_cause}",
-        )
+        level = logging.ERROR if self._has_failed() else logging.INFO
+        log.log(level, f"Run ended with exit code {self.status}: {self.stop_cause}")
         self._console.close()
         self.experiment_lock.release()

@@ -18,6 +18,7 @@ from sample_factory.algo.utils.model_sharing import SharedWeights
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.poll_loop import ControlLoop
 from sample_factory.algo.utils.supervisor import ProcessExit
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.typing import Config, PolicyID, StatusCode
 from sample_factory.utils.utils import log
@@ -57,7 +58,7 @@ class ParallelRunner(Runner):
             self.batchers[policy_id].event_loop.process = process
         self._restarts = WorkerRestarts(
             self.sampler,
-            self.cfg.max_worker_restarts,
+            flag_value(self.cfg, "max_worker_restarts"),
             self.batchers,
             lambda worker_idx: self.worker_died.emit(worker_idx),
             lambda process: self.supervisor.watch([process]),
@@ -70,16 +71,18 @@ class ParallelRunner(Runner):
     def _make_watchdog(self, sampler: ParallelSampler) -> Watchdog:
         cfg = self.cfg
         signs = sampler.buffer_mgr.life_signs
-        watchdog = Watchdog(self.supervisor, signs, cfg.startup_timeout)
+        watchdog = Watchdog(self.supervisor, signs, flag_value(cfg, "startup_timeout"))
         for process in sampler.processes:
             owner = process.event_loop.owner
             if isinstance(owner, RolloutWorker):
-                watchdog.watch(process, signs.rollout_row(owner.worker_idx), cfg.env_timeout, "--env_timeout")
+                watchdog.watch(
+                    process, signs.rollout_row(owner.worker_idx), flag_value(cfg, "env_timeout"), "--env_timeout"
+                )
             elif isinstance(owner, InferenceWorker):
                 row = signs.inference_row(owner.policy_id, owner.worker_idx)
-                watchdog.watch(process, row, cfg.fault_timeout, "--fault_timeout")
+                watchdog.watch(process, row, flag_value(cfg, "fault_timeout"), "--fault_timeout")
         for policy_id, process in self._learner_processes.items():
-            watchdog.watch(process, signs.learner_row(policy_id), cfg.fault_timeout, "--fault_timeout")
+            watchdog.watch(process, signs.learner_row(policy_id), flag_value(cfg, "fault_timeout"), "--fault_timeout")
         return watchdog
 
     def _watchdog_timer(self) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from sample_factory.algo.utils.child_process import FinalError
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 from sample_factory.utils.utils import log
 
@@ -40,8 +41,8 @@ class EnvFaults:
     """Faults of the environments of one split: counts them, logs them and decides."""
 
     def __init__(self, cfg: Config, worker_idx: int, first_env: int) -> None:
-        self.policy: str = cfg.bad_obs
-        self._max_in_a_row: int = cfg.max_env_rebuilds
+        self.policy: str = flag_value(cfg, "bad_obs")
+        self._max_in_a_row: int = flag_value(cfg, "max_env_rebuilds")
         self._env_name: str = cfg.env
         self._worker_idx, self._first_env = worker_idx, first_env
         self._in_a_row: Counter[int] = Counter()

@@ -27,6 +27,7 @@ from sample_factory.algo.utils.level_tables import (
 )
 from sample_factory.algo.utils.levels import LEVEL_KEY, Level, LevelInterface, find_level_interface
 from sample_factory.algo.utils.seeding import component_seed_sequence
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config, Env
 
 
@@ -35,8 +36,8 @@ class LevelChooser:
 
     def __init__(self, cfg: Config, tables: LevelTables, env_id: int) -> None:
         self._cfg, self._tables, self._env_id = cfg, tables, env_id
-        self._can_replay = cfg.curriculum in ("plr", "accel")
-        self._are_new_trained = not (self._can_replay and cfg.curriculum_robust)
+        self._can_replay = flag_value(cfg, "curriculum") in ("plr", "accel")
+        self._are_new_trained = not (self._can_replay and flag_value(cfg, "curriculum_robust"))
         self._to_mutate: StoredLevel | None = None
         self.level_id = CUT_OFF
 
@@ -62,13 +63,15 @@ class LevelChooser:
         spec = self._tables.spec
         parent, self._to_mutate = self._to_mutate, None
         if parent is not None:
-            edited = interface.mutate_level(spec.from_bytes(parent.data), rng, self._cfg.curriculum_n_mutations)
+            edited = interface.mutate_level(
+                spec.from_bytes(parent.data), rng, flag_value(self._cfg, "curriculum_n_mutations")
+            )
             data = self._to_bytes(edited, "mutate_level")
             return PlayedLevel(MUTATED, NO_SLOT, 0, parent.num_mutations + 1, data)
-        if self._can_replay and rng.random() < self._cfg.curriculum_replay_prob:
+        if self._can_replay and rng.random() < flag_value(self._cfg, "curriculum_replay_prob"):
             stored = self._tables.draw(rng.random())
             if stored is not None:
-                self._to_mutate = stored if self._cfg.curriculum == "accel" else None
+                self._to_mutate = stored if flag_value(self._cfg, "curriculum") == "accel" else None
                 return PlayedLevel(REPLAYED, *stored)
         return PlayedLevel(NEW, NO_SLOT, 0, 0, self._to_bytes(interface.sample_level(rng), "sample_level"))
 

@@ -30,6 +30,7 @@ from sample_factory.algo.utils.supervisor import ProcessExit, Supervisor
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.arguments import cfg_dict
 from sample_factory.cfg.configurable import Configurable
+from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.utils.typing import Config, Device, InitModelData, PolicyID, StatusCode
 from sample_factory.utils.utils import log
@@ -201,8 +202,8 @@ class SamplingLoop(EventLoopObject, Configurable):
         self.stop.emit(self.object_id)
         self.buffer_mgr.channel.wake_all()
         if self.cfg.serial_mode:
-            deadline = time.monotonic() + self.cfg.fault_timeout
+            deadline = time.monotonic() + flag_value(self.cfg, "fault_timeout")
             while any(not c.is_stopped for c in self.sampler.stoppable_components()) and time.monotonic() < deadline:
                 self.event_loop.process_events()
-        self._supervisor.join_or_kill(float(self.cfg.fault_timeout))
+        self._supervisor.join_or_kill(float(flag_value(self.cfg, "fault_timeout")))
         self.is_running = False

@@ -61,6 +61,7 @@ _HEADS = (
         "orthogonal",
         "How weights are initialised. See --weight_init_scope for which ones.",
         choices=("orthogonal", "xavier_uniform", "torch_default"),
+        open_choices=True,
     ),
     Flag("policy_init_gain", float, 1.0, "Gain of the orthogonal initialisation.", bounds=finite()),
     Flag(

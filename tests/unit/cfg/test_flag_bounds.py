@@ -101,6 +101,8 @@ def test_choices_set_by_code_are_checked(flag: Flag) -> None:
 def test_custom_models_may_give_other_names_a_meaning() -> None:
     assert FLAGS["rnn_type"].problem("mamba") is None
     assert FLAGS["rnn_type"].problem("gru1") is not None
+    assert FLAGS["policy_initialization"].problem("mine") is None
+    assert FLAGS["policy_initialization"].problem("ortogonal") is not None
     assert FLAGS["optimizer"].problem("shampoo") is not None
 
 

@@ -122,9 +122,8 @@ def test_torch_default_keeps_the_weights() -> None:
     assert all(_is_torch_default(layer.weight) for layer in _heads(_model(policy_initialization="torch_default")))
 
 
-def test_unknown_scheme_is_refused() -> None:
-    with pytest.raises(ValueError, match="policy_initialization='he'"):
-        _model(policy_initialization="he")
+def test_names_that_only_a_custom_model_knows_keep_the_weights() -> None:
+    assert all(_is_torch_default(layer.weight) for layer in _heads(_model(policy_initialization="he")))
 
 
 def test_initialize_weights_can_be_overridden() -> None:
