@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from sample_factory.cfg.experiment_path import leads_outside
+from sample_factory.cfg.flags import FLAGS
 from sample_factory.utils.attr_dict import AttrDict
 
 AUTO_RECURRENCE = -1
-UNLIMITED_ENV_STEPS = 10**10  # default of --train_for_env_steps
 
 
 class EnvShape(Protocol):
@@ -344,7 +344,8 @@ def warnings(cfg: AttrDict) -> list[str]:
             "--with_pbt=True does nothing with a single policy; give --num_policies=2 or more",
         ),
         (
-            cfg.lr_schedule == "linear_decay" and cfg.train_for_env_steps >= UNLIMITED_ENV_STEPS,
+            cfg.lr_schedule == "linear_decay"
+            and cfg.train_for_env_steps >= FLAGS["train_for_env_steps"].default_value(),
             f"--lr_schedule=linear_decay reaches zero at --train_for_env_steps={cfg.train_for_env_steps}, so the "
             "learning rate hardly changes; give the number of steps you want to train for",
         ),

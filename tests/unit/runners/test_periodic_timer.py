@@ -17,13 +17,18 @@ class Listener(EventLoopObject):
         self.num_calls += 1
 
 
-def test_q48_a_blocked_loop_does_not_make_up_for_missed_periods(monkeypatch):
+def timer_on_a_clock(monkeypatch, interval_sec):
+    """A loop with a timer, who counts its calls, and the time in seconds as a list of one."""
     now = [1000.0]
     monkeypatch.setattr(signal_slot.time, "time", lambda: now[0])
     loop = EventLoop("loop", serial_mode=True)
     listener = Listener(loop)
-    timer = PeriodicTimer(loop, 10.0)
-    timer.timeout.connect(listener.on_timeout)
+    PeriodicTimer(loop, interval_sec).timeout.connect(listener.on_timeout)
+    return loop, listener, now
+
+
+def test_q48_a_blocked_loop_does_not_make_up_for_missed_periods(monkeypatch):
+    loop, listener, now = timer_on_a_clock(monkeypatch, 10.0)
 
     now[0] += 95.0  # nine periods went by in one long call
     for _ in range(20):
@@ -36,12 +41,7 @@ def test_q48_a_blocked_loop_does_not_make_up_for_missed_periods(monkeypatch):
 
 
 def test_the_interval_zero_leaves_the_loop_time_to_sleep(monkeypatch):
-    now = [1000.0]
-    monkeypatch.setattr(signal_slot.time, "time", lambda: now[0])
-    loop = EventLoop("loop", serial_mode=True)
-    listener = Listener(loop)
-    timer = PeriodicTimer(loop, 0)
-    timer.timeout.connect(listener.on_timeout)
+    loop, listener, now = timer_on_a_clock(monkeypatch, 0)
     for _ in range(1000):
         now[0] += 0.01
         loop.process_events()
