@@ -13,6 +13,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from benchmarks.results_io import REPOSITORY, read_results
+from benchmarks.ued_curves import MAX_DIVISIONS
 from benchmarks.ued_figures import draw_curves
 from benchmarks.ued_parity import last_value
 from benchmarks.ued_reference import EARLY_DR, PANEL_RATES, early_dr_window
@@ -31,9 +32,10 @@ environment and runs all of this; `python -m benchmarks.ued_learning --full` tra
 
 _CURVES = """Both sides run the same flags, this project with `--ued_compat=minimax`. Random numbers differ, so curves
 are compared as distributions over seeds: means over {window} updates, their mean distance in standard deviations of a
-seed (gap), and the share p of all ways to divide the same runs into two sides that give a gap as large (exact
-permutation test of whole curves). Below 0.05 a curve counts as apart; of curves of equal programs, one in twenty
-does. Fewer than four seeds per side cannot tell. "First" is the first update, before anything was learned.
+seed (gap), and the share p of all ways to divide the same runs into two sides that give a gap as large (permutation
+test of whole curves; of {divisions:,} ways where there are more). Below 0.05 a curve counts as apart; of curves of
+equal programs, one in twenty does. Fewer than four seeds per side cannot tell. "First" is the first update, before
+anything was learned.
 """
 
 _SIZE = (
@@ -106,7 +108,7 @@ def curves_section(parity: Sequence[Result], figures: Sequence[str]) -> str:
     """Tables and figures of both sizes."""
     if not parity:
         return ""
-    parts = [_CURVES.format(window=parity[0]["window"])]
+    parts = [_CURVES.format(window=parity[0]["window"], divisions=MAX_DIVISIONS)]
     for result in parity:
         parts.append(f"### Size {result['size']}\n")
         parts.append(_SIZE.format(**vars(SIZES[result["size"]])) + "\n")

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import ued_learning, ued_report
+from benchmarks import ued_curves, ued_learning, ued_report
 from benchmarks.ued_curves import compare, smallest_p, windows_of
 from benchmarks.ued_parity import compare_method, first_value
 from benchmarks.ued_paused import Slice
@@ -48,6 +48,18 @@ def test_p_of_equal_programs_is_uniform() -> None:
     p = np.array([comparison.p for comparison in found], dtype=float)
     assert abs(p.mean() - 0.5) < 0.08
     assert (p < 0.05).mean() < 0.08
+
+
+def test_of_many_divisions_some_are_drawn_the_real_one_among_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ued_curves, "MAX_DIVISIONS", 100)
+    drawn = list(ued_curves.divisions(8, 8))
+    assert len(drawn) == 100 and list(drawn[0]) == list(range(8))
+    assert all(len(set(chosen)) == 8 and max(chosen) < 16 for chosen in drawn)
+    rng = np.random.default_rng(2)
+    noise = rng.normal(size=(60, 16, 5)).cumsum(2)
+    p = np.array([compare("return", curves[:8], curves[8:]).p for curves in noise], dtype=float)
+    assert abs(p.mean() - 0.5) < 0.12 and p.min() >= 0.01
+    assert compare("return", noise[0, :8], 50 + noise[0, 8:]).p == 0.01
 
 
 def test_few_seeds_give_no_verdict() -> None:
