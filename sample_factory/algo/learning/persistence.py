@@ -180,7 +180,10 @@ class LearnerPersistence(Configurable):
             for flag, (key, position) in _OPTIMIZER_FLAGS.items():
                 if flag in explicit:
                     group[key] = _with_item(group[key], position, getattr(self.cfg, flag))
-            if "learning_rate" in explicit and group.get(_INITIAL_LR_KEY) != self.cfg.learning_rate:
+            initial = group.get(_INITIAL_LR_KEY)
+            # Sample Factory 2 does not store it, so whether the flag is repeated is unknown.
+            is_new = self.cfg.lr_schedule == "constant" if initial is None else initial != self.cfg.learning_rate
+            if "learning_rate" in explicit and is_new:
                 self.curr_lr = self.cfg.learning_rate
             group[_INITIAL_LR_KEY] = self.cfg.learning_rate
 
