@@ -52,14 +52,17 @@ def do_eval(cfg: Config) -> StatusCode:
 
 
 def generate_trajectories(cfg: Config, env_info: EnvInfo, sample_env_episodes: int = 1024) -> StatusCode:
-    """Sample until policy 0 has this many episodes, then log and write the statistics of all policies."""
+    """Sample this many episodes of every policy, then log and write the statistics of all policies.
+
+    Of several policies it is the mean number: chance decides which of them plays an episode.
+    """
     cfg.sample_env_episodes = sample_env_episodes
     api = EvalSamplingAPI(cfg, env_info)
     with trusting_files(flag_value(cfg, "unsafe_load")):
         api.init()
     api.start()
     try:
-        _wait_for_episodes(api, sample_env_episodes, env_info.frameskip)
+        _wait_for_episodes(api, sample_env_episodes * cfg.num_policies, env_info.frameskip)
     except KeyboardInterrupt:
         log.info("Evaluation interrupted, reporting what there is")
     status = api.stop()
@@ -70,13 +73,12 @@ def generate_trajectories(cfg: Config, env_info: EnvInfo, sample_env_episodes: i
 
 
 def _wait_for_episodes(api: EvalSamplingAPI, num_episodes: int, frameskip: int) -> None:
-    """Until there are enough episodes or the sampler ended by itself (a worker died)."""
+    """Until all policies together have enough episodes or the sampler ended by itself (a worker died)."""
     started_at = last_print = time.time()
-    while api.is_running and len(api.eval_episodes[0]) < num_episodes:
+    while api.is_running and (num_sampled := sum(map(len, api.eval_episodes))) < num_episodes:
         time.sleep(_POLL_SEC)
         if time.time() - last_print > _PRINT_INTERVAL_SEC:
             last_print = time.time()
-            num_sampled = len(api.eval_episodes[0])
             _print_fps_stats(num_sampled, api.total_samples, last_print - started_at, frameskip)
             log.info(f"Progress: {num_sampled}/{num_episodes} episodes sampled")
 

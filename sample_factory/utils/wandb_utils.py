@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from datetime import datetime
@@ -100,11 +102,26 @@ def _requested_mode() -> str:
     return os.environ.get("WANDB_MODE", "online")
 
 
+class _UnreachableError(Exception):
+    """The client has tried long enough by itself."""
+
+
 def _start_run_with_fallback(wandb: Any, cfg: Config) -> Any:
-    # A missing login cannot be repaired by waiting, so only problems of communication are worth another attempt.
+    # A missing login cannot be repaired by waiting, so only problems of communication are worth another attempt, and
+    # only quick ones: there must be time left to record offline.
     temporary = (wandb.errors.CommError, ConnectionError, TimeoutError)
+    last_attempt_at = time.monotonic() + INIT_TIMEOUT_SEC
+
+    def connect_to_wandb() -> Any:
+        try:
+            return _start_run(wandb, cfg, None)
+        except temporary as exc:
+            if time.monotonic() < last_attempt_at:
+                raise
+            raise _UnreachableError(exc) from exc
+
     try:
-        return retry(NUM_RETRIES, temporary)(_start_run)(wandb, cfg, None)
+        return retry(NUM_RETRIES, temporary)(connect_to_wandb)()
     except Exception as exc:
         if _requested_mode() != "online":
             raise
@@ -113,6 +130,16 @@ def _start_run_with_fallback(wandb: Any, cfg: Config) -> Any:
 
 
 def _start_run(wandb: Any, cfg: Config, mode: str | None) -> Any:
+    try:
+        return _init(wandb, cfg, mode)
+    except Exception:
+        # The client's service keeps the id of a run that could not be started: it would be refused from now on.
+        with contextlib.suppress(Exception):
+            wandb.teardown()
+        raise
+
+
+def _init(wandb: Any, cfg: Config, mode: str | None) -> Any:
     return wandb.init(
         project=cfg.wandb_project,
         entity=cfg.wandb_user,

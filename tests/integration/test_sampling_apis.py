@@ -88,6 +88,19 @@ def test_fast_evaluation_writes_one_row_per_episode(tmp_path, args):
     assert all(float(row["reward"]) == float(row["len"]) for row in rows)
 
 
+@pytest.mark.parametrize("args", [(), ("--serial_mode=True", "--batched_sampling=True")])
+def test_fast_evaluation_of_a_population_ends(tmp_path, args):
+    """No single policy plays all the episodes that the environments are allowed to contribute."""
+    train(tmp_path, *SERIAL, *SYNC, "--num_policies=2")
+    assert evaluate(tmp_path, "--async_rl=True", *args) == ExperimentStatus.SUCCESS
+    num_episodes = []
+    for policy_id in range(2):
+        with open(experiment(tmp_path) / f"eval_p{policy_id}.csv") as file:
+            num_episodes.append(len(list(csv.DictReader(file))))
+    assert sum(num_episodes) == 2 * 16
+    assert all(num > 0 for num in num_episodes)
+
+
 def test_samples_are_counted_before_the_first_report_of_the_workers(tmp_path):
     """Workers report every three seconds, which is long for a fast evaluation."""
     train(tmp_path, *SERIAL, *SYNC)

@@ -65,6 +65,10 @@ __all__ = [
 CORRUPT_SUFFIX = ".corrupt"
 SUPERSEDED_SUFFIX = ".superseded"
 
+# Of a policy whose best version is yet to be found.
+NO_SCORE = -1e9
+
+_METRIC_AND_SCORE = re.compile(r"best_\d+_\d+_(?P<metric>.+)_-?\d+\.\d{3}\.pth")
 _ORIGINAL_TEMP_NAMES = ("checkpoint_temp", "best_temp")
 
 
@@ -192,13 +196,17 @@ class CheckpointStore:
         return self._write(os.path.join(self.directory, MILESTONES_DIR), file_name_of(checkpoint), checkpoint)
 
     def best_performance(self, metric: str) -> float | None:
-        """Score of the best policy that is stored by this metric, by content; None if there is none."""
-        best: float | None = None
-        for path in list_checkpoints(self.directory, f"{BEST_PREFIX}_*_{_safe_name(metric)}_*"):
-            value = (peek(path) or {}).get("best_performance")
-            if isinstance(value, float) and (best is None or value > best):
-                best = value
-        return best
+        """Score of the best policy that is stored, by content. None if there is none; the lowest score if the best
+        one is that by another metric, whose scores say nothing about this one.
+        """
+        scores: list[float] = []
+        for path in list_checkpoints(self.directory, f"{BEST_PREFIX}_*"):
+            stored = _METRIC_AND_SCORE.fullmatch(os.path.basename(path))
+            if stored is not None and stored["metric"] != _safe_name(metric):
+                scores.append(NO_SCORE)
+            elif isinstance(value := (peek(path) or {}).get("best_performance"), float):
+                scores.append(value)
+        return max(scores, default=None)
 
     def candidates(self, kind: str) -> list[str]:
         """Files to try when loading, most wanted first. ``kind``: ``latest`` or ``best``, the others are fallbacks."""

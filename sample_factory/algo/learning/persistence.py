@@ -77,7 +77,7 @@ class LearnerPersistence(Configurable):
         super().__init__(cfg)
         self.train_step = 0
         self.env_steps = 0
-        self.best_performance = -1e9
+        self.best_performance = ckpt.NO_SCORE
         self._last_saved: SavedState | None = None
         self._saver = CheckpointSaver()
         self._save_failures: FailureLog | None = None
@@ -142,7 +142,10 @@ class LearnerPersistence(Configurable):
     def _remember_best(self, store: CheckpointStore) -> None:
         """The best policy may have been saved after the checkpoint; a worse one must not take its place."""
         saved = store.best_performance(self.cfg.save_best_metric)
-        if saved is not None and saved > self.best_performance:
+        if saved == ckpt.NO_SCORE:
+            log.info(f"The best policy by --save_best_metric={self.cfg.save_best_metric} is looked for anew")
+            self.best_performance = saved
+        elif saved is not None and saved > self.best_performance:
             self.best_performance = saved
 
     def _load_first(self, candidates: list[str], on_corrupt: Callable[[str], None] | None) -> CheckpointDict | None:
@@ -180,7 +183,10 @@ class LearnerPersistence(Configurable):
             for flag, (key, position) in _OPTIMIZER_FLAGS.items():
                 if flag in explicit:
                     group[key] = _with_item(group[key], position, getattr(self.cfg, flag))
-            if "learning_rate" in explicit and group.get(_INITIAL_LR_KEY) != self.cfg.learning_rate:
+            initial = group.get(_INITIAL_LR_KEY)
+            # Sample Factory 2 does not store it, so whether the flag is repeated is unknown.
+            is_new = self.cfg.lr_schedule == "constant" if initial is None else initial != self.cfg.learning_rate
+            if "learning_rate" in explicit and is_new:
                 self.curr_lr = self.cfg.learning_rate
             group[_INITIAL_LR_KEY] = self.cfg.learning_rate
 

@@ -28,7 +28,8 @@ class _EvaluationLoop(SamplingLoop):
     def __init__(self, cfg: Config, env_info: EnvInfo):
         super().__init__(cfg, env_info, print_episode_info=False)
         num_envs = self.cfg.num_workers * self.cfg.num_envs_per_worker
-        self.episodes_per_env = self.cfg.sample_env_episodes / num_envs
+        # The policies of a population share the environments.
+        self.episodes_per_env = self.cfg.sample_env_episodes * self.cfg.num_policies / num_envs
         self.eval_stats: dict[str, list[list[Any]]] = {}
         self.samples_in_rollouts = 0
 

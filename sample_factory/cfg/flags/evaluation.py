@@ -71,7 +71,7 @@ _FAST = (
         "sample_env_episodes",
         int,
         256,
-        "Episodes that the fast, parallel evaluation collects.",
+        "Episodes of each policy (on average, if there are several) that the fast, parallel evaluation collects.",
         bounds=at_least(1),
         quantity=True,
     ),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sample_factory.algo.learning.learner import Learner
+
 from .learner_setup import checkpoint_folder, make_batch, make_cfg, make_learner, weights
 
 # --- hyperparameters on resume ---
@@ -43,14 +45,27 @@ def test_q11_repeating_the_command_line_keeps_the_adapted_learning_rate(tmp_path
     assert changed.curr_lr == 0.0002
 
 
-def test_q11_explicit_learning_rate_over_a_checkpoint_of_the_original(tmp_path: Path) -> None:
-    learner = make_learner(make_cfg(tmp_path))
-    learner.train(make_batch(learner))
+def save_as_the_original(learner: Learner, path: Path) -> None:
+    """It does not know which learning rate a run began with."""
     learner.save()
-    path = checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth"
     checkpoint = torch.load(path, weights_only=True)
     del checkpoint["optimizer"]["param_groups"][0]["initial_lr"]
     torch.save(checkpoint, path)
+
+
+def test_q11_repeating_the_command_line_of_the_original_keeps_the_adapted_learning_rate(tmp_path: Path) -> None:
+    flags = ("--learning_rate=0.001", "--lr_schedule=kl_adaptive_epoch", "--lr_schedule_kl_threshold=1000")
+    learner = make_learner(make_cfg(tmp_path, *flags))
+    learner.train(make_batch(learner))
+    save_as_the_original(learner, checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth")
+    resumed = make_learner(make_cfg(tmp_path, *flags))
+    assert resumed.curr_lr == resumed.optimizer.param_groups[0]["lr"] == pytest.approx(0.0015)
+
+
+def test_q11_explicit_learning_rate_over_a_checkpoint_of_the_original(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    save_as_the_original(learner, checkpoint_folder(tmp_path) / "checkpoint_000000001_32.pth")
     assert make_learner(make_cfg(tmp_path, "--learning_rate=0.0002")).curr_lr == 0.0002
     assert make_learner(make_cfg(tmp_path)).curr_lr == 0.01
 

@@ -171,6 +171,20 @@ def test_best_score_of_a_file_saved_after_the_checkpoint_counts(tmp_path: Path) 
     assert make_learner(make_cfg(tmp_path, "--save_best_metric=len")).best_performance == -1e9
 
 
+@pytest.mark.parametrize("metric", ["len", "my_reward", "ward"])
+def test_scores_by_another_metric_do_not_keep_the_best_policy_from_being_saved(tmp_path: Path, metric: str) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    assert learner.save_best(0, "reward", 500.0)
+    assert learner.save()
+    resumed = make_learner(make_cfg(tmp_path, f"--save_best_metric={metric}"))
+    assert resumed.save_best(0, metric, 20.0)
+    (path,) = checkpoint_folder(tmp_path).glob("best_*")
+    assert path.name.endswith(f"_{metric}_20.000.pth")
+    again = make_learner(make_cfg(tmp_path))
+    assert again.best_performance == -1e9, "scores by names that only end alike are different ones, too"
+
+
 # --- damage ---
 
 

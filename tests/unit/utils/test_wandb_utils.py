@@ -3,6 +3,7 @@ from __future__ import annotations
 import sys
 import threading
 from argparse import Namespace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -54,6 +55,7 @@ class FakeWandb:
     def __init__(self, failures=()) -> None:
         self.errors = SimpleNamespace(CommError=self.CommError)
         self.failures = list(failures)
+        self.ids_in_use: set[str] = set()
         self.calls: list[dict] = []
         self.run: FakeRun | None = None
 
@@ -62,10 +64,16 @@ class FakeWandb:
 
     def init(self, **kwargs):
         self.calls.append(kwargs)
+        if kwargs["id"] in self.ids_in_use:
+            raise RuntimeError(f"run ID {kwargs['id']} is in use")
+        self.ids_in_use.add(kwargs["id"])
         if self.failures:
             raise self.failures.pop(0)
         self.run = FakeRun()
         return self.run
+
+    def teardown(self):
+        self.ids_in_use.clear()
 
 
 @pytest.fixture
@@ -133,6 +141,13 @@ def test_connection_problems_are_retried(tmp_path: Path, install):
     assert fake.run is not None
 
 
+def test_slow_failures_leave_time_to_record_offline(tmp_path: Path, install, monkeypatch):
+    fake = install(FakeWandb([FakeWandb.CommError("timed out")] * 2))
+    monkeypatch.setattr(wandb_utils, "INIT_TIMEOUT_SEC", 0)
+    init_wandb(make_cfg(tmp_path))
+    assert [call["mode"] for call in fake.calls] == [None, "offline"]
+
+
 def test_unreachable_server_means_offline(tmp_path: Path, install):
     fake = install(FakeWandb([ValueError("no API key")]))
     init_wandb(make_cfg(tmp_path))
@@ -183,6 +198,40 @@ def test_nothing_happens_without_the_flag(tmp_path: Path, install):
     init_wandb(cfg)
     finish_wandb(cfg)
     assert fake.calls == [] and cfg == {"with_wandb": False}
+
+
+@pytest.mark.slow
+def test_real_client_records_offline_if_the_server_refuses(tmp_path: Path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+    for name, value in {"BASE_URL": _refusing_server(), "API_KEY": "a" * 40, "SILENT": "true"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb_utils, "retry", lambda times, exceptions: _retry_at_once(1, exceptions))
+    cfg = make_cfg(tmp_path)
+    init_wandb(cfg)
+    assert wandb.run is not None and wandb.run.offline
+    finish_wandb(cfg)
+    wandb.teardown()
+    assert list((tmp_path / "wandb").glob(f"wandb/offline-run-*/run-{cfg.wandb_unique_id}.wandb"))
+
+
+def _refusing_server() -> str:
+    """Address of a server that knows no key, as long as this process lives."""
+
+    class Refuse(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = b'{"data": null, "errors": [{"message": "unauthorized"}]}'
+            self.send_response(401)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *args) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refuse)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}"
 
 
 @pytest.mark.slow
