@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from sample_factory.ued.curricula.level_metrics import PASSABLE, device_of
+from sample_factory.ued.curricula.level_metrics import PASSABLE, device_of, example_level
 from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.models.actor_critic import ActorCritic
@@ -56,19 +56,23 @@ class WorstCaseResult:
         return results
 
 
+def check_knows_solvable_levels(env: UedEnv[Any, Any]) -> None:
+    """ValueError if the environment cannot tell which of its levels can be solved."""
+    if PASSABLE not in env.level_metrics(example_level(env)):
+        raise ValueError(f"{type(env).__name__} does not tell which levels can be solved (metric {PASSABLE!r})")
+
+
 def solvable_levels(env: UedEnv[Levels, State], count: int, generator: Generator) -> Levels:
     """Random levels of the environment without those that nobody can solve.
 
     Raises ValueError if the environment cannot tell them apart, or if there seem to be none.
     """
+    check_knows_solvable_levels(env)
     found: list[Levels] = []
     missing, fruitless = count, 0
     while missing > 0:
         levels = env.sample_levels(max(missing, 64), generator)
-        metrics = env.level_metrics(levels)
-        if PASSABLE not in metrics:
-            raise ValueError(f"{type(env).__name__} does not tell which levels can be solved (metric {PASSABLE!r})")
-        good = metrics[PASSABLE].nonzero().squeeze(1)[:missing]
+        good = env.level_metrics(levels)[PASSABLE].nonzero().squeeze(1)[:missing]
         fruitless = 0 if len(good) else fruitless + 1
         if fruitless == _MAX_FRUITLESS_DRAWS:
             raise ValueError(f"{type(env).__name__} draws no levels that can be solved")

@@ -57,9 +57,9 @@ class Evaluator:
 
 
 def make_test_env(name: str, config: Any) -> UedEnv[Any, Any]:
-    """A test environment with the options of the configuration, and its device where the environment has a choice."""
-    options = dict(config.eval_env_args or {})
+    """A test environment with those options of the configuration, and its device, that it has."""
     known = env_options(name)
+    options = {key: value for key, value in (config.eval_env_args or {}).items() if key in known}
     if "device" in known and config.device is not None:
         options["device"] = config.device
     if "compat" in known and config.ued_compat is not None:

@@ -51,17 +51,23 @@ class CsvLog:
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
-    """ValueError if the file exists and has other columns."""
-    if not path.exists() or path.stat().st_size == 0:
+    """ValueError if the file exists and cannot be continued: it has other columns, or its last row is none."""
+    if not path.exists():
         return
-    with open(path, encoding="utf-8") as file:
-        header = file.readline()
-    if header.endswith("\n") and header != _COMMENT + _line(columns):
-        found = header.removeprefix(_COMMENT).strip().split(",")
+    text, header = _read(path), _COMMENT + _line(columns)
+    if header.startswith(text):
+        return
+    if not text.startswith(header):
+        found = text.split("\n", 1)[0].removeprefix(_COMMENT).split(",")
         different = sorted(set(found) ^ set(columns))
         raise ValueError(
             f"{path} has other columns than this run ({', '.join(different[:5]) or 'in another order'}); "
             "continue with the flags the run was started with, or choose another --xpid"
+        )
+    last = _complete_lines(text).splitlines()[-1]
+    if not last.startswith(_COMMENT) and not last.split(",", 1)[0].isdecimal():
+        raise ValueError(
+            f"{path} is damaged: its last line is no row of a log, {last[:40]!r}; remove it, or choose another --xpid"
         )
 
 
@@ -73,16 +79,24 @@ def read_log(path: Path) -> list[dict[str, str]]:
 
 
 def _repair(path: Path, columns: Sequence[str]) -> int:
-    """Check the header, cut off an incomplete last line, and return the last tick (-1 if there is none)."""
+    """Check the file, cut off an incomplete last line, and return the last tick (-1 if there is none)."""
     check_columns(path, columns)
-    text = path.read_text(encoding="utf-8")
-    complete = text[: text.rfind("\n") + 1]
+    text = _read(path)
+    complete = _complete_lines(text)
     if not complete:
         complete = _COMMENT + _line(columns)
     if complete != text:
         path.write_text(complete, encoding="utf-8")
     last = complete.splitlines()[-1]
     return -1 if last.startswith(_COMMENT) else int(last.split(",", 1)[0])
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")  # whatever damage is in there gets an error of its own
+
+
+def _complete_lines(text: str) -> str:
+    return text[: text.rfind("\n") + 1]
 
 
 def _line(cells: Sequence[Any]) -> str:

@@ -21,10 +21,10 @@ from sample_factory.ued.config.flag import parse_bool
 from sample_factory.ued.config.lists import split_names, student_indices
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import import_module
-from sample_factory.ued.curricula.cvar import WorstCaseSettings, evaluate_worst_case
+from sample_factory.ued.curricula.cvar import WorstCaseSettings, check_knows_solvable_levels, evaluate_worst_case
 from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
 from sample_factory.ued.envs.interfaces import UedEnv
-from sample_factory.ued.envs.pictures import save_gif
+from sample_factory.ued.envs.pictures import require_renderable, save_gif
 from sample_factory.ued.envs.registration import env_options, make_ued_env
 from sample_factory.ued.ppo.agent import PPOAgent
 from sample_factory.ued.runs import checkpoint, console, meta
@@ -153,6 +153,8 @@ def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:
         envs = {name: run.test_env(name) for name in split_names(args.env_names)}
         indices = student_indices(args.agent_idxs, len(run.students), "--agent_idxs")
         drawing_levels = _env_of_worst_case(run, args) if args.cvar else None
+        for env in envs.values() if args.render_mode is not None else ():
+            require_renderable(env)
     generator = Generator(device=run.config.device).manual_seed(args.seed)
     results: Results = {}
     if envs:
@@ -173,7 +175,9 @@ def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:
 
 def _env_of_worst_case(run: StoredRun, args: argparse.Namespace) -> UedEnv[Any, Any]:
     options = dict(_option_pair(text) for text in split_names(args.cvar_env_options))
-    return run.random_env(args.cvar_env_name, options)
+    env = run.random_env(args.cvar_env_name, options)
+    check_knows_solvable_levels(env)
+    return env
 
 
 def _worst_case(run: StoredRun, env: UedEnv[Any, Any], indices: Sequence[int], args: argparse.Namespace) -> Results:

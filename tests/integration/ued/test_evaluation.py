@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from sample_factory.ued import evaluate
+from sample_factory.ued.envs import registration
 from sample_factory.ued.envs.registration import make_ued_env
 from sample_factory.ued.runs.evaluation import StoredRun, option_value, standard_error, summary
 from tests.integration.ued.harness import METHODS, run, train_here
@@ -136,6 +137,38 @@ def test_wrong_requests(flags: tuple[str, ...], message: str, runs: Path, capsys
     assert evaluate.main([f"--log_dir={runs}", "--xpid=dr_0", *flags]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
+
+
+class BareMaze:
+    """A maze that cannot be drawn, and does not tell which levels can be solved. Nobody can play in it."""
+
+    def __init__(self) -> None:
+        maze = make_ued_env("Maze")
+        self.observation_spec, self.num_actions = maze.observation_spec, maze.num_actions
+        self.max_episode_steps, self.sample_levels = maze.max_episode_steps, maze.sample_levels
+
+    def level_metrics(self, levels: object) -> dict[str, torch.Tensor]:
+        return {}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--env_names=BareMaze", "--render_mode"), "BareMaze cannot be drawn"),
+        (("--env_names=BareMaze", "--cvar", "--cvar_env_name=BareMaze"), "does not tell which levels can be solved"),
+    ],
+)
+def test_what_an_environment_lacks_is_said_before_anything_is_played(
+    flags: tuple[str, ...],
+    message: str,
+    runs: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registration, "_ENTRIES", dict(registration._ENTRIES))
+    registration.register_ued_env("BareMaze", BareMaze)
+    assert evaluate.main([f"--log_dir={runs}", "--xpid=dr_0", *flags]) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_a_run_whose_module_is_missing(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

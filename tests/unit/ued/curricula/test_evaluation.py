@@ -17,6 +17,7 @@ from sample_factory.ued.curricula.cvar import (
     worst_case,
 )
 from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
+from sample_factory.ued.envs import registration
 from sample_factory.ued.envs.registration import make_ued_env
 from tests.unit.ued.curricula.maze_runs import configure, make_run
 from tests.unit.ued.curricula.scripted import ScriptedModel, UniformModel
@@ -74,6 +75,12 @@ def test_options_of_test_environments() -> None:
         make_test_env("Maze-Labyrint", configure())
     with pytest.raises(ValueError, match="test_n_episodes"):
         Evaluator({}, 0)
+
+
+def test_an_environment_of_ones_own_needs_no_options_of_mazes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "_ENTRIES", dict(registration._ENTRIES))
+    registration.register_ued_env("MyRooms", lambda device="cpu": make_ued_env("Maze-FourRooms", device=device))
+    assert make_test_env("MyRooms", configure()).max_episode_steps == 250
 
 
 def test_no_test_environments_no_results() -> None:

@@ -203,6 +203,14 @@ def test_saving_and_loading() -> None:
         empty_buffer(capacity=5).load_state_dict(saved)
 
 
+def test_levels_of_another_kind_are_refused() -> None:
+    buffer, small = empty_buffer(), filled_buffer().state_dict()
+    small["levels"] = {"name": torch.zeros(4, 2, dtype=torch.int64)}
+    with pytest.raises(ValueError, match="resume with the same sizes"):
+        buffer.load_state_dict(small)
+    assert buffer.size == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [

@@ -111,6 +111,25 @@ def test_other_columns_are_an_error_and_the_file_stays(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
+@pytest.mark.parametrize("damage", [b"1,\xff\nxx,yy\n", b"\n", b"\x00\x00\x00,\n"])
+def test_a_log_that_ends_with_something_else_is_an_error_and_stays(damage: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    CsvLog(path, COLUMNS, resume=False).write(1, {})
+    path.write_bytes(path.read_bytes() + damage)
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"logs\.csv is damaged: its last line is no row of a log"):
+        check_columns(path, COLUMNS)
+    assert path.read_bytes() == before
+
+
+def test_another_file_is_not_taken_for_a_cut_off_header(tmp_path: Path) -> None:
+    path = tmp_path / "logs.csv"
+    path.write_text("my notes")
+    with pytest.raises(ValueError, match="has other columns"):
+        CsvLog(path, COLUMNS, resume=True)
+    assert path.read_text() == "my notes"
+
+
 @pytest.mark.parametrize(("interval", "due"), [(0, []), (1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3]), (9, [])])
 def test_intervals_count_cycles(interval: int, due: list[int]) -> None:
     assert [tick for tick in range(1, 5) if is_due(tick, interval)] == due
