@@ -17,7 +17,7 @@ from sample_factory.pbt.population_based_training import (
     save_model_signal,
     update_cfg_signal,
 )
-from sample_factory.pbt.store import pbt_state_file, write_json
+from sample_factory.pbt.store import JsonFiles, pbt_state_file
 from tests.unit.pbt.population import SmallRunner, make_cfg, start_population
 
 SCHEME = {"rew": -1.0, "delta": {"health": [0.5, -0.5]}}
@@ -61,8 +61,8 @@ def test_start_writes_the_files_of_every_policy(tmp_path):
 
 def test_saved_files_win_over_the_configuration_and_are_not_mutated(tmp_path):
     cfg = make_cfg(str(tmp_path))
-    write_json(policy_cfg_file(cfg, 2), {"learning_rate": 0.5})
-    write_json(policy_reward_shaping_file(cfg, 2), {"rew": 42.0})
+    JsonFiles().write(policy_cfg_file(cfg, 2), {"learning_rate": 0.5})
+    JsonFiles().write(policy_reward_shaping_file(cfg, 2), {"rew": 42.0})
     pbt, _ = start_population(cfg, SCHEME)
     assert pbt.policy_cfg[2] == {name: cfg[name] for name in HYPERPARAMS_TO_TUNE} | {"learning_rate": 0.5}
     assert pbt.policy_reward_shaping[2] == {"rew": 42.0}

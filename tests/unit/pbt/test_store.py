@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from sample_factory.pbt.store import (
+    JsonFiles,
     pbt_state_file,
     policy_cfg_file,
     policy_reward_shaping_file,
     read_json,
     read_json_dict,
-    write_json,
 )
 from sample_factory.utils.attr_dict import AttrDict
 
@@ -26,17 +26,17 @@ def test_file_names_are_those_of_the_original(tmp_path):
 
 def test_round_trip_including_null_and_numpy_scalars(tmp_path):
     path = str(tmp_path / "policy_00_reward_shaping.json")
-    write_json(path, None)
+    JsonFiles().write(path, None)
     assert read_json(path) is None
-    write_json(path, {"rew": np.float64(0.5), "pair": (1, np.int32(2))})
+    JsonFiles().write(path, {"rew": np.float64(0.5), "pair": (1, np.int32(2))})
     assert read_json(path) == {"rew": 0.5, "pair": [1, 2]}
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_nothing(tmp_path):
     path = str(tmp_path / "policy_00_cfg.json")
-    write_json(path, {"learning_rate": 1.0})
+    JsonFiles().write(path, {"learning_rate": 1.0})
     with pytest.raises(TypeError):
-        write_json(path, {"learning_rate": object()})
+        JsonFiles().write(path, {"learning_rate": object()})
     assert read_json(path) == {"learning_rate": 1.0}
     assert os.listdir(tmp_path) == ["policy_00_cfg.json"]
 
@@ -51,7 +51,7 @@ def test_write_never_shows_a_partial_file_under_the_pattern(tmp_path, monkeypatc
         real_replace(src, dst)
 
     monkeypatch.setattr(os, "replace", spying_replace)
-    write_json(path, {"learning_rate": 1.0})
+    JsonFiles().write(path, {"learning_rate": 1.0})
     assert seen == [[]]
 
 
