@@ -17,10 +17,11 @@ from sample_factory.ued.curricula.cvar import (
     worst_case,
 )
 from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
-from sample_factory.ued.envs.registration import make_ued_env
+from sample_factory.ued.envs.registration import make_ued_env, register_ued_env, unregister_ued_env
 from tests.unit.ued.curricula.maze_runs import configure, make_run
 from tests.unit.ued.curricula.scripted import ScriptedModel, UniformModel
 from tests.unit.ued.curricula.test_playing import reference_tally, seeded, small_maze
+from tests.unit.ued.rollouts.counting_env import CountingEnv
 
 
 @pytest.mark.parametrize(
@@ -74,6 +75,15 @@ def test_options_of_test_environments() -> None:
         make_test_env("Maze-Labyrint", configure())
     with pytest.raises(ValueError, match="test_n_episodes"):
         Evaluator({}, 0)
+
+
+def test_test_environments_are_told_only_what_they_have_an_option_for() -> None:
+    config = SimpleNamespace(eval_env_args=None, device="cpu", ued_compat="minimax")
+    register_ued_env("Counting", CountingEnv)
+    try:
+        assert isinstance(make_test_env("Counting", config), CountingEnv)
+    finally:
+        unregister_ued_env("Counting")
 
 
 def test_no_test_environments_no_results() -> None:
