@@ -21,7 +21,14 @@ from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
-from tests.unit.flags.sampling_setup import EPISODE_LEN, env_info_of, make_env_runner, sampling_cfg, step
+from tests.unit.flags.sampling_setup import (
+    EPISODE_LEN,
+    env_info_of,
+    make_batcher,
+    make_env_runner,
+    sampling_cfg,
+    step,
+)
 
 BOTH = pytest.mark.parametrize("batched", [False, True])
 
@@ -173,15 +180,6 @@ def test_decorrelate_experience_and_benchmark(
 
 
 # --- back-pressure ---
-
-
-def make_batcher(*flags: str) -> tuple[Batcher, BufferMgr]:
-    cfg = sampling_cfg("--num_envs_per_worker=1", "--rollout=8", "--batch_size=16", *flags)
-    env_info = env_info_of(cfg)
-    buffer_mgr = BufferMgr(cfg, env_info)
-    batcher = Batcher(PollingEventLoop("loop", serial_mode=True), 0, buffer_mgr, cfg, env_info)
-    batcher.init()
-    return batcher, buffer_mgr
 
 
 @pytest.mark.parametrize("num_batches", [1, 3])

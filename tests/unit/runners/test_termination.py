@@ -14,7 +14,7 @@ from sample_factory.algo.runners.termination import TerminationRequested, Termin
 
 @pytest.fixture(autouse=True)
 def nothing_is_ignored() -> Iterator[None]:
-    """As in a terminal: `nohup make test` and `make test &` in a script start processes that ignore one or the other."""
+    """As in a terminal: `nohup make test`, and `make test &` in a script, start processes that ignore one of them."""
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {sig: signal.signal(sig, handler) for sig, handler in defaults.items()}
     yield
