@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -207,6 +208,23 @@ def test_side_file_alone_does_not_condemn_a_checkpoint(store: CheckpointStore, t
     (tmp_path / f".{path.name}.sum").write_text(content)
     assert ckpt.read_checkpoint(str(path), "cpu")["train_step"] == 1
     torch.save(make_checkpoint(1, curr_lr=0.125), path)
+    assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
+
+
+def test_no_side_file_describes_another_file_than_its_own(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(store.save_latest(make_checkpoint(1)))
+    write = ckpt.write_atomically
+
+    def fail_for_side_files(path: str, data: bytes) -> None:
+        if path.endswith(".sum"):
+            raise OSError(errno.ENOSPC, "no space")
+        write(path, data)
+
+    monkeypatch.setattr(ckpt, "write_atomically", fail_for_side_files)
+    assert store.save_latest(make_checkpoint(1, curr_lr=0.125)) == str(path)
+    assert os.listdir(tmp_path) == [path.name]
     assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
 
 

@@ -205,7 +205,7 @@ def test_C2_refuses_to_start_from_zero(tmp_path: Path) -> None:
     assert names(checkpoint_folder(tmp_path)) == [path.name], "nothing is deleted or renamed"
 
     fresh = make_learner(make_cfg(tmp_path, "--allow_fresh_start=True"))
-    assert fresh.train_step == 0
+    assert fresh.train_step == 0 and not fresh.load_from_checkpoint(0)
     fresh.save()
     assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000000_0.pth", f"{path.name}.superseded"]
     assert make_learner(make_cfg(tmp_path)).train_step == 0
