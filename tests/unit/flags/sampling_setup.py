@@ -61,12 +61,12 @@ def env_info_of(cfg: AttrDict) -> EnvInfo:
     return extract_env_info(env, cfg)
 
 
-def make_env_runner(cfg: AttrDict, worker_idx: int = 0) -> Any:
-    """The environments of the first split of a worker, reset and ready for actions."""
+def make_env_runner(cfg: AttrDict, worker_idx: int = 0, split_idx: int = 0) -> Any:
+    """The environments of a split of a worker, reset and ready for actions."""
     env_info = env_info_of(cfg)
     cls: type[VectorEnvRunner] = BatchedVectorEnvRunner if cfg.batched_sampling else NonBatchedVectorEnvRunner
     num_envs = cfg.num_envs_per_worker // cfg.worker_num_splits
-    runner: Any = cls(cfg, env_info, num_envs, worker_idx, 0, BufferMgr(cfg, env_info), "cpu", [None])  # type: ignore
+    runner: Any = cls(cfg, env_info, num_envs, worker_idx, split_idx, BufferMgr(cfg, env_info), "cpu", [None])  # type: ignore
     runner.init(Timing())
     return runner
 

@@ -134,6 +134,14 @@ def test_subclass_hooks_are_called(tmp_path: Path) -> None:
     assert message is not None and "mine" in message["train"]
 
 
+def test_learning_samples_no_actions(tmp_path: Path) -> None:
+    """Also where the model's own methods are called: random numbers belong to acting."""
+    learner = make_learner(make_cfg(tmp_path, "--use_rnn=True", "--rnn_type=lstm"))
+    state = torch.get_rng_state()
+    assert learner.train(make_batch(learner)) is not None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a constant schedule and one epoch the device is read once at the end, however many minibatches there are."""
     from sample_factory.algo.learning import train_stats
