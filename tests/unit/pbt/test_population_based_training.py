@@ -211,6 +211,19 @@ def test_resume_continues_parameters_schedule_and_random_stream(tmp_path):
     assert all(learner.num_saves == 0 for learner in resumed_runner.learners.values())
 
 
+def test_another_seed_has_a_random_stream_of_its_own_also_on_resume(tmp_path):
+    cfg, other = make_cfg(str(tmp_path), seed=1), make_cfg(str(tmp_path), seed=2)
+    first, runner = start_population(cfg, SCHEME)
+    runner.report([1.0, 2.0, 3.0, 4.0], env_steps=300)
+    first.on_training_step(runner, 1)
+    runner.process_signals()
+    resumed, _ = start_population(other, SCHEME)
+    fresh, _ = start_population(make_cfg(str(tmp_path / "fresh"), seed=2), SCHEME)
+    assert resumed.last_update == [300] * 4
+    streams = [pbt.rng.bit_generator.state["state"]["inc"] for pbt in (first, resumed, fresh)]  # which one, not where
+    assert streams[0] != streams[1] == streams[2]
+
+
 def test_resume_without_a_state_file_starts_the_schedule_at_zero(tmp_path):
     cfg = make_cfg(str(tmp_path))
     start_population(cfg)

@@ -5,9 +5,11 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from sample_factory.pbt.store import (
     JsonFiles,
+    hyperparams_in_checkpoint,
     pbt_state_file,
     policy_cfg_file,
     policy_reward_shaping_file,
@@ -63,3 +65,15 @@ def test_damaged_file_is_named_in_the_error(tmp_path):
     path.write_text("[1, 2]")
     with pytest.raises(ValueError, match="holds list"):
         read_json_dict(str(path))
+
+
+def test_checkpoints_without_state_of_a_run_have_no_hyperparameters(tmp_path):
+    """Those of Sample Factory 2."""
+    cfg = AttrDict(train_dir=str(tmp_path), experiment="e")
+    assert hyperparams_in_checkpoint(cfg, 0) is None
+    folder = tmp_path / "e" / "checkpoint_p0"
+    folder.mkdir(parents=True)
+    torch.save({"model": {}, "train_step": 3}, folder / "checkpoint_000000003_300.pth")
+    assert hyperparams_in_checkpoint(cfg, 0) is None
+    torch.save({"model": {}, "run_state": {"hyperparams": {"gamma": 0.5}}}, folder / "checkpoint_000000002_200.pth")
+    assert hyperparams_in_checkpoint(cfg, 0) == {"gamma": 0.5}
