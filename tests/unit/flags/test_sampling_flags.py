@@ -126,6 +126,16 @@ def test_rollout_and_async_rl() -> None:
         assert buffer_mgr.traj_tensors_torch["cpu"]["rewards"].shape == (2 * 2 * blocks, 4)
 
 
+def test_synchronous_splits_collect_as_many_rollouts_as_they_have_free_blocks() -> None:
+    runner = make_env_runner(
+        sampling_cfg("--async_rl=False", "--rollout=4", "--batch_size=16", "--num_batches_per_epoch=3")
+    )
+    blocks = runner.buffer_mgr.blocks_of(0, 0)
+    assert runner.num_free_blocks() == len(blocks) == 3
+    runner.channel.hold_block(0, blocks[1].idx)
+    assert runner.num_free_blocks() == 2
+
+
 # --- the first rollouts of a worker ---
 
 

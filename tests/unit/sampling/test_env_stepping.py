@@ -197,6 +197,23 @@ def test_agents_may_share_arrays_and_have_infos_by_number():
     ]
 
 
+class CutOffPairEnv(ArrayPairEnv):
+    """A time limit for the second agent alone."""
+
+    def step(self, actions):
+        obs, rewards, _, _, infos = super().step(actions)
+        return obs, rewards, np.zeros(2, bool), np.array([False, True]), infos
+
+
+def test_a_time_limit_of_one_agent_is_the_end_of_its_episode():
+    env = NonBatchedVecEnv(CutOffPairEnv())
+    split, _ = split_of([env])
+    env.reset()
+    columns = {"obs": np.zeros((T + 1, 2, 2), np.float32).swapaxes(0, 1)}
+    result = split.step([1, 1], ObsWriter(columns), 1, np.zeros(2))
+    assert [(e.row, e.terminated, e.truncated) for e in result.finished] == [(1, False, True)]
+
+
 class SpoiledPairEnv(ArrayPairEnv):
     """The second agent sees NaN in the first step."""
 

@@ -152,7 +152,9 @@ def test_columns_of_the_worst_case() -> None:
     }
 
 
-@pytest.mark.parametrize("settings", [{"num_levels": 0}, {"num_episodes": 0}, {"batch_size": 0}, {"fractions": (0.0,)}])
+@pytest.mark.parametrize(
+    "settings", [{"num_levels": 0}, {"num_episodes": 0}, {"batch_size": 0}, {"fractions": (0.5, 0.0)}]
+)
 def test_settings_of_the_worst_case(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         WorstCaseSettings(**settings)
