@@ -123,6 +123,12 @@ def test_numbers_are_found_in_infos_of_any_form(caplog: pytest.LogCaptureFixture
     assert stats.pop("level/depth").tolist() == [7, 9]
     assert stats == {"level/seed": 4, "temperature": 0.5}
     assert "'frames' has shape (2, 2)" in caplog.text and "final_info" not in caplog.text
+    per_agent = [{"episode_extra_stats": {"kills": kills, "deep": {"depth": 2 * kills}}} for kills in (1, 2, 3)]
+    stats = episode_infos(per_agent, finished, rewards, num_agents=3)
+    assert {name: values.tolist() for name, values in stats["episode_extra_stats"].items()} == {
+        "kills": [1, 3],
+        "depth": [2, 6],
+    }
     assert episode_infos({}, finished, rewards, num_agents=3) == {"true_objective": rewards}
 
 
