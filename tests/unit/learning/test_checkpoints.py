@@ -182,6 +182,18 @@ def test_C13_equal_names_replace_each_other(store: CheckpointStore) -> None:
     assert loaded is not None and loaded["curr_lr"] == 0.25
 
 
+def test_best_performance_is_the_highest_by_the_metric_that_is_stored(store: CheckpointStore, tmp_path: Path) -> None:
+    for name, value in zip(
+        ("1_100_reward_2.000", "2_200_reward_5.000", "3_300_reward_3.000", "4_400_len_9.000"),
+        (2.0, 5.0, 3.0, 9.0),
+        strict=True,
+    ):
+        torch.save(make_checkpoint(1, best_performance=value), tmp_path / f"best_{name}.pth")
+    assert store.best_performance("reward") == 5.0
+    assert store.best_performance("len") == 9.0
+    assert store.best_performance("kills") is None
+
+
 # --- side files ---
 
 

@@ -61,6 +61,11 @@ def test_exponential_decay_scales_the_distance_to_one(gamma: float, seed: int):
     assert 1.01 - 1e-6 <= max(ratio, 1.0 / ratio) <= 1.2 + 1e-6
 
 
+def test_perturbations_are_those_of_the_given_random_stream():
+    for perturb in (perturb_float, lambda x, rng: perturb_exponential_decay(x, CFG, rng=rng)):
+        assert [perturb(0.9, rng=rng(i)) for i in range(9)] == [perturb(0.9, rng=rng(i)) for i in range(9)]
+
+
 def test_exponential_decay_never_reaches_zero():
     assert all(perturb_exponential_decay(1e-9, CFG, rng=rng(i)) >= 1e-8 for i in range(20))
 
