@@ -8,6 +8,7 @@ from typing import Any, Generic
 import numpy as np
 import torch
 
+from sample_factory.ued.curricula.level_metrics import check_same_kind
 from sample_factory.ued.curricula.prioritisation import (
     Floats,
     Ints,
@@ -164,12 +165,13 @@ class LevelBuffer(Generic[Levels]):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Inverse of :meth:`state_dict`. Raises ValueError if the capacity differs."""
+        """Inverse of :meth:`state_dict`. Raises ValueError if the capacity or the kind of the levels differs."""
         if len(state["scores"]) != self.settings.capacity:
             raise ValueError(
                 f"the saved level buffer has {len(state['scores'])} slots, --plr_buffer_size is "
                 f"{self.settings.capacity}; resume with the buffer size of the run"
             )
+        check_same_kind(self.levels.as_dict(), state["levels"])
         self.size = int(state["size"])
         for name, tensor in self.levels.as_dict().items():
             tensor.copy_(state["levels"][name])

@@ -17,6 +17,7 @@ import torch
 
 from sample_factory.algo.learning import checkpoints as ckpt
 from sample_factory.algo.learning.checkpoints import CheckpointError, CheckpointStore, CorruptCheckpointError
+from sample_factory.utils.checkpoint_files import progress_of
 
 
 def make_checkpoint(train_step: int, env_steps: int | None = None, **extra: Any) -> dict[str, Any]:
@@ -192,6 +193,15 @@ def test_best_performance_is_the_highest_by_the_metric_that_is_stored(store: Che
     assert store.best_performance("reward") == 5.0
     assert store.best_performance("len") == 9.0
     assert store.best_performance("kills") is None
+
+
+def test_progress_is_that_of_the_file_which_is_there_now(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_000000009_900.pth"
+    assert progress_of(str(path)) == (9, 900)
+    for step in (1, 2, 2):
+        checkpoint = make_checkpoint(step, padding=torch.zeros(100 * step))
+        torch.save(checkpoint, path)
+        assert progress_of(str(path)) == (checkpoint["train_step"], checkpoint["env_steps"])
 
 
 # --- side files ---
