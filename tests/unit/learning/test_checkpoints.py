@@ -192,7 +192,6 @@ def test_best_performance_is_the_highest_by_the_metric_that_is_stored(store: Che
         torch.save(make_checkpoint(1, best_performance=value), tmp_path / f"best_{name}.pth")
     assert store.best_performance("reward") == 5.0
     assert store.best_performance("len") == 9.0
-    assert store.best_performance("kills") is None
 
 
 def test_progress_is_that_of_the_file_which_is_there_now(tmp_path: Path) -> None:
