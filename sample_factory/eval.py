@@ -115,3 +115,9 @@ def _write_csv(cfg: Config, eval_stats: dict[str, list[list[Any]]], policy_id: P
         rows = itertools.zip_longest(*(lists[policy_id] for lists in eval_stats.values()), fillvalue="")
         writer.writerows([index, *row] for index, row in enumerate(rows))
     log.info(f"Wrote {path}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "Nothing was evaluated: this module is imported by scripts; `python -m sample_factory.enjoy` is a program"
+    )

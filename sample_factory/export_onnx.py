@@ -199,3 +199,9 @@ def _output_names(exporter: OnnxExporter, outputs: Any) -> list[str]:
 
 def _parameter_name(name: str, position: int) -> str:
     return name if name.isidentifier() and not keyword.iskeyword(name) else f"input_{position}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "Nothing was exported: this module is imported by scripts such as `python -m sf_examples.export_onnx_gym_env`"
+    )

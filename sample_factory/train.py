@@ -121,3 +121,9 @@ class _Start:
         if is_held_by_this_process(directory):
             RunResult.of_failed_start(status, cause).write(directory)
         log.error(f"Run ended with exit code {status}: {cause}")
+
+
+if __name__ == "__main__":
+    raise SystemExit(
+        "Nothing was trained: this module is imported by scripts such as `python -m sf_examples.train_gym_env`"
+    )

@@ -9,7 +9,7 @@ from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.dense_stack import has_hooks
 from sample_factory.utils.typing import Config
 
-AUTO, ALWAYS, NEVER = CUDA_GRAPHS = ("auto", "always", "never")
+ALWAYS, NEVER = "always", "never"
 _OWN_PACKAGES = ("torch.nn.", "sample_factory.")
 
 

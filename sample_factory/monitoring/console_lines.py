@@ -33,11 +33,6 @@ def reward_line(rewards: Mapping[int, float]) -> str:
     return f"Avg episode reward: {[(policy_id, f'{reward:.3f}') for policy_id, reward in rewards.items()]}"
 
 
-def final_line(collected: Mapping[int, int], fps: float) -> str:
-    """Frames collected by each policy since the start or resume, and frames per second of the whole loop."""
-    return f"Collected {dict(collected)}, FPS: {fps:.1f}"
-
-
 def duration(seconds: float) -> str:
     """`1:02:03`, or `2d 01:02:03` above a day; negative durations count as zero."""
     total = max(0, round(seconds))

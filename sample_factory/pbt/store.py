@@ -34,11 +34,6 @@ def pbt_state_file(cfg: Config) -> str:
     return join(experiment_dir(cfg), "pbt_state.json")
 
 
-def write_json(path: str, content: Any) -> None:
-    """Replace `path` in one step: readers see the old or the new content, whatever happens in between."""
-    write_atomically(path, _to_bytes(content))
-
-
 class JsonFiles:
     """Writes files of the population. What a full disk or a lost folder does not take is tried again later."""
 
@@ -48,7 +43,10 @@ class JsonFiles:
         self._retry_at = 0.0
 
     def write(self, path: str, content: Any) -> None:
-        """As :func:`write_json`, but OSError is not raised: the newest content is written as soon as possible."""
+        """Replace `path` in one step: readers see the old or the new content, whatever happens in between.
+
+        OSError is not raised: the newest content is written as soon as possible.
+        """
         self._pending[path] = _to_bytes(content)
         self._write_pending()
 
@@ -84,7 +82,7 @@ def _to_bytes(content: Any) -> bytes:
 
 
 def read_json(path: str) -> Any:
-    """Content of a file written by :func:`write_json` (or by the original).
+    """Content of a file written by :class:`JsonFiles` (or by the original).
 
     Raises:
         FileNotFoundError: there is no such file.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
+import runpy
 from collections.abc import Iterator
 from typing import Any
 
@@ -90,6 +92,21 @@ def test_name_exists_with_its_call_form(module: str, entry: str) -> None:
 
 def test_empty_module_of_default_evaluator_imports() -> None:
     importlib.import_module("sample_factory.algo.evaluators.default_evaluator")
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize(
+    ("module", "program"),
+    [
+        ("train", "sf_examples.train_gym_env"),
+        ("eval", "sample_factory.enjoy"),
+        ("export_onnx", "sf_examples.export_onnx_gym_env"),
+    ],
+)
+def test_modules_that_are_no_programs_say_so_instead_of_doing_nothing(module: str, program: str) -> None:
+    with pytest.raises(SystemExit, match=f"Nothing was .* `python -m {program}`"):
+        runpy.run_module(f"sample_factory.{module}", run_name="__main__")
+    assert importlib.util.find_spec(program) is not None
 
 
 def test_the_check_itself_sees_differences() -> None:

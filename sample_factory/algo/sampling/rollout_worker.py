@@ -180,13 +180,8 @@ class RolloutWorker(HeartbeatStoppableEventLoopObject, Configurable):
         for policy_id, info in training_info.items():
             self.training_info[policy_id] = info
 
-    def on_trajectory_buffers_available(self, policy_id: PolicyID, training_iteration: int) -> None:
-        """A batcher gave rows back. In synchronous mode the next rollouts may start once every policy has trained."""
-        if not self.cfg.async_rl:
-            self.channel.iterations[policy_id] = training_iteration
-            self._begin_iteration()
-
     def _begin_iteration(self) -> None:
+        """In synchronous mode the next rollouts may start once every policy has trained."""
         iteration = int(self.channel.iterations.min())
         if iteration > self.training_iteration:
             self.training_iteration = iteration

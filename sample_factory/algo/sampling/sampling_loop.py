@@ -60,7 +60,6 @@ class SamplingLoop(EventLoopObject, Configurable):
         self._stop_requested = threading.Event()
         self._callback: NewTrajectoryCallback | None = None
         self._supervisor: Supervisor | None = None
-        self._num_ready_inference_workers = 0
 
     @signal
     def model_initialized(self) -> None: ...
@@ -92,7 +91,6 @@ class SamplingLoop(EventLoopObject, Configurable):
         self._supervisor = Supervisor(self.event_loop, self._on_process_exit)
 
         self.event_loop.start.connect(self._on_start)
-        sampler.initialized.connect(self.on_sampler_initialized)
         sampler.connect_report_msg(self._process_msg)
         for policy_id in range(self.cfg.num_policies):
             sampler.connect_model_initialized(policy_id, self.model_initialized)
@@ -165,9 +163,6 @@ class SamplingLoop(EventLoopObject, Configurable):
         self.sampler.init()
         self._supervisor.watch(self.sampler.processes)
         self._ready.set()
-
-    def on_sampler_initialized(self) -> None:
-        self._num_ready_inference_workers += 1
 
     def _on_new_trajectories(self, finished: TrajectoryBuffers, device: Device) -> None:
         assert self.buffer_mgr is not None

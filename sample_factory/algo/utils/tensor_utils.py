@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-ArrayOrTensor = Tensor | np.ndarray
-
 
 def clone_tensor(t: Tensor | np.ndarray) -> Tensor | np.ndarray:
     """Copy without autograd history."""

@@ -26,7 +26,6 @@ from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.typing import Config
 
 AUTO, SEPARATE, ROLLOUT = "auto", "separate", "rollout"
-INFERENCE_PLACEMENTS = (AUTO, SEPARATE, ROLLOUT)
 
 
 @dataclass(frozen=True)

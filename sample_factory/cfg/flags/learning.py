@@ -145,9 +145,10 @@ _OPTIMISER = (
         "cuda_graphs",
         str,
         "auto",
-        "On a GPU, record the forward pass of sampling and the SGD step as CUDA graphs, which saves the launches of "
-        "single kernels. auto: models made of parts of this package and of PyTorch. always: also other models, which "
-        "must compute the same operations every time, whatever the data are. never: launch kernels one by one.",
+        "On a GPU, record the forward pass of sampling, the preparation of batches and the SGD step as CUDA graphs, "
+        "which saves the launches of single kernels. auto: models made of parts of this package and of PyTorch. "
+        "always: also other models, which must compute the same operations every time, whatever the data are. "
+        "never: launch kernels one by one.",
         choices=("auto", "always", "never"),
         extension=True,
     ),

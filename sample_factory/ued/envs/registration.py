@@ -93,11 +93,6 @@ def teacher_options(name: str) -> dict[str, inspect.Parameter]:
     return dict(list(parameters.items())[1:])
 
 
-def has_teacher(name: str) -> bool:
-    """Whether a teacher can build levels of `name`."""
-    return get_entry(name).teacher is not None
-
-
 def get_mutator(name: str, mutator_id: str = "default") -> Mutator[Any]:
     """Mutation operator of environment `name`; ValueError if there is none of this id."""
     return _lookup("mutation operator", name, mutator_id, get_entry(name).mutators)

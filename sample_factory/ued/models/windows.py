@@ -56,7 +56,7 @@ class WindowTable:
         if len(distinct) > _WORTHWHILE * len(pairs):
             return None
         position, content_of = np.divmod(distinct, len(where))
-        changes = _changes(pair.reshape(num_steps, num_envs, num_positions), len(distinct))
+        changes = _changes(pair.reshape(num_steps, num_envs, num_positions))
         return cls(
             contents=windows[torch.from_numpy(where)],
             content_of=torch.from_numpy(content_of),
@@ -73,7 +73,7 @@ def hash_factors(size: int) -> np.ndarray:
     return factors | 1
 
 
-def _changes(pair: np.ndarray, num_pairs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _changes(pair: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows, columns and values of ``WindowTable.changes`` for the pairs ``[T, B, P]`` of every image."""
     num_envs = pair.shape[1]
     is_new = np.ones(pair.shape, bool)

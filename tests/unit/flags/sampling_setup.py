@@ -8,11 +8,13 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.sampling.batched_sampling import BatchedVectorEnvRunner
 from sample_factory.algo.sampling.non_batched_sampling import NonBatchedVectorEnvRunner
 from sample_factory.algo.sampling.sampling_utils import VectorEnvRunner
 from sample_factory.algo.utils.env_info import EnvInfo, extract_env_info
 from sample_factory.algo.utils.make_env import make_env_func_batched
+from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.envs.env_utils import register_env
 from sample_factory.utils.attr_dict import AttrDict
@@ -59,12 +61,12 @@ def env_info_of(cfg: AttrDict) -> EnvInfo:
     return extract_env_info(env, cfg)
 
 
-def make_env_runner(cfg: AttrDict, worker_idx: int = 0) -> Any:
-    """The environments of the first split of a worker, reset and ready for actions."""
+def make_env_runner(cfg: AttrDict, worker_idx: int = 0, split_idx: int = 0) -> Any:
+    """The environments of a split of a worker, reset and ready for actions."""
     env_info = env_info_of(cfg)
     cls: type[VectorEnvRunner] = BatchedVectorEnvRunner if cfg.batched_sampling else NonBatchedVectorEnvRunner
     num_envs = cfg.num_envs_per_worker // cfg.worker_num_splits
-    runner: Any = cls(cfg, env_info, num_envs, worker_idx, 0, BufferMgr(cfg, env_info), "cpu", [None])  # type: ignore
+    runner: Any = cls(cfg, env_info, num_envs, worker_idx, split_idx, BufferMgr(cfg, env_info), "cpu", [None])  # type: ignore
     runner.init(Timing())
     return runner
 
@@ -76,3 +78,13 @@ def step(runner: Any, num_steps: int) -> tuple[np.ndarray, list[dict[str, Any]]]
         data["actions"][:, runner.rollout_step] = 0
         reports += runner.advance_rollouts(Timing())[1]
     return np.asarray(data["rewards"]), [report["episodic"] for report in reports]
+
+
+def make_batcher(*flags: str) -> tuple[Batcher, BufferMgr]:
+    """A batcher that is ready; training batches have two rows unless flags say otherwise."""
+    cfg = sampling_cfg("--num_envs_per_worker=1", "--rollout=8", "--batch_size=16", *flags)
+    env_info = env_info_of(cfg)
+    buffer_mgr = BufferMgr(cfg, env_info)
+    batcher = Batcher(PollingEventLoop("loop", serial_mode=True), 0, buffer_mgr, cfg, env_info)
+    batcher.init()
+    return batcher, buffer_mgr

@@ -244,6 +244,17 @@ def test_heartbeat_reporting_interval(runner_with: Any, clock: Clock) -> None:
     assert runner.stopped and runner.stop_cause == "all components of type LearnerWorker have stopped responding"
 
 
+def test_components_that_have_stopped_owe_no_life_sign(runner_with: Any, clock: Clock) -> None:
+    runner = runner_with("--serial_mode=False", "--heartbeat_reporting_interval=40")
+    beats = heard_of(runner)
+    beats.forget("b")
+    beats.receive(type("LearnerWorker", (), {}), "l", "process", 0)
+    clock.now += 39
+    runner._check_heartbeats()
+    runner._check_deadlines()
+    assert not runner.stopped
+
+
 def test_life_signs_do_not_end_a_serial_run(runner_with: Any, clock: Clock) -> None:
     """There they wait in the queue of the very loop that is busy."""
     runner = runner_with("--serial_mode=True", "--heartbeat_reporting_interval=40", "--startup_timeout=10")

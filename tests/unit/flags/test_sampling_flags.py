@@ -21,7 +21,14 @@ from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
-from tests.unit.flags.sampling_setup import EPISODE_LEN, env_info_of, make_env_runner, sampling_cfg, step
+from tests.unit.flags.sampling_setup import (
+    EPISODE_LEN,
+    env_info_of,
+    make_batcher,
+    make_env_runner,
+    sampling_cfg,
+    step,
+)
 
 BOTH = pytest.mark.parametrize("batched", [False, True])
 
@@ -119,6 +126,16 @@ def test_rollout_and_async_rl() -> None:
         assert buffer_mgr.traj_tensors_torch["cpu"]["rewards"].shape == (2 * 2 * blocks, 4)
 
 
+def test_synchronous_splits_collect_as_many_rollouts_as_they_have_free_blocks() -> None:
+    runner = make_env_runner(
+        sampling_cfg("--async_rl=False", "--rollout=4", "--batch_size=16", "--num_batches_per_epoch=3")
+    )
+    blocks = runner.buffer_mgr.blocks_of(0, 0)
+    assert runner.num_free_blocks() == len(blocks) == 3
+    runner.channel.hold_block(0, blocks[1].idx)
+    assert runner.num_free_blocks() == 2
+
+
 # --- the first rollouts of a worker ---
 
 
@@ -173,15 +190,6 @@ def test_decorrelate_experience_and_benchmark(
 
 
 # --- back-pressure ---
-
-
-def make_batcher(*flags: str) -> tuple[Batcher, BufferMgr]:
-    cfg = sampling_cfg("--num_envs_per_worker=1", "--rollout=8", "--batch_size=16", *flags)
-    env_info = env_info_of(cfg)
-    buffer_mgr = BufferMgr(cfg, env_info)
-    batcher = Batcher(PollingEventLoop("loop", serial_mode=True), 0, buffer_mgr, cfg, env_info)
-    batcher.init()
-    return batcher, buffer_mgr
 
 
 @pytest.mark.parametrize("num_batches", [1, 3])

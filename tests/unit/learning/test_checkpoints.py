@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import torch
 
 from sample_factory.algo.learning import checkpoints as ckpt
 from sample_factory.algo.learning.checkpoints import CheckpointError, CheckpointStore, CorruptCheckpointError
+from sample_factory.utils.checkpoint_files import progress_of
 
 
 def make_checkpoint(train_step: int, env_steps: int | None = None, **extra: Any) -> dict[str, Any]:
@@ -181,6 +183,26 @@ def test_C13_equal_names_replace_each_other(store: CheckpointStore) -> None:
     assert loaded is not None and loaded["curr_lr"] == 0.25
 
 
+def test_best_performance_is_the_highest_by_the_metric_that_is_stored(store: CheckpointStore, tmp_path: Path) -> None:
+    for name, value in zip(
+        ("1_100_reward_2.000", "2_200_reward_5.000", "3_300_reward_3.000", "4_400_len_9.000"),
+        (2.0, 5.0, 3.0, 9.0),
+        strict=True,
+    ):
+        torch.save(make_checkpoint(1, best_performance=value), tmp_path / f"best_{name}.pth")
+    assert store.best_performance("reward") == 5.0
+    assert store.best_performance("len") == 9.0
+
+
+def test_progress_is_that_of_the_file_which_is_there_now(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_000000009_900.pth"
+    assert progress_of(str(path)) == (9, 900)
+    for step in (1, 2, 2):
+        checkpoint = make_checkpoint(step, padding=torch.zeros(100 * step))
+        torch.save(checkpoint, path)
+        assert progress_of(str(path)) == (checkpoint["train_step"], checkpoint["env_steps"])
+
+
 # --- side files ---
 
 
@@ -207,6 +229,23 @@ def test_side_file_alone_does_not_condemn_a_checkpoint(store: CheckpointStore, t
     (tmp_path / f".{path.name}.sum").write_text(content)
     assert ckpt.read_checkpoint(str(path), "cpu")["train_step"] == 1
     torch.save(make_checkpoint(1, curr_lr=0.125), path)
+    assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
+
+
+def test_no_side_file_describes_another_file_than_its_own(
+    store: CheckpointStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path(store.save_latest(make_checkpoint(1)))
+    write = ckpt.write_atomically
+
+    def fail_for_side_files(path: str, data: bytes) -> None:
+        if path.endswith(".sum"):
+            raise OSError(errno.ENOSPC, "no space")
+        write(path, data)
+
+    monkeypatch.setattr(ckpt, "write_atomically", fail_for_side_files)
+    assert store.save_latest(make_checkpoint(1, curr_lr=0.125)) == str(path)
+    assert os.listdir(tmp_path) == [path.name]
     assert ckpt.read_checkpoint(str(path), "cpu")["curr_lr"] == 0.125
 
 

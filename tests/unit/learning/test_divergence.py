@@ -158,6 +158,14 @@ def test_L3_rollbacks_are_limited(tmp_path: Path) -> None:
         diverge(never, 2)
 
 
+def test_L3_after_going_back_as_many_updates_are_forgiven_as_before(tmp_path: Path) -> None:
+    learner = make_diverging(tmp_path, "--max_skipped_updates=2", "--max_rollbacks=1")
+    learner.save()
+    diverge(learner, 2)
+    diverge(learner, 1)
+    assert learner.train(make_batch(learner)) is not None
+
+
 @pytest.mark.parametrize("where", ["weights", "moments"])
 def test_L3_state_that_is_not_finite_is_not_saved_and_left_behind(tmp_path: Path, where: str) -> None:
     """However it came about: the file before stays the newest, and the policy continues from it."""

@@ -133,6 +133,11 @@ def test_changes_of_a_model_are_noticed(tmp_path: Path) -> None:
     handle.remove()
     assert networks.get(model) is not None
 
+    recurrent = make_learner(make_cfg(tmp_path, *GRU)).actor_critic
+    assert networks.get(recurrent) is not None
+    recurrent.core.core.register_forward_hook(lambda *args: None)
+    assert networks.get(recurrent) is None
+
     model.forward_tail = model.forward_tail
     assert networks.get(model) is None, "a method of this one object was replaced"
     del model.forward_tail

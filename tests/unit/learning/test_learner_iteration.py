@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from sample_factory.algo.learning.learner import Learner
+from sample_factory.algo.learning.train_stats import MinibatchLog, MinibatchRecord, stack_record
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 
@@ -132,6 +134,14 @@ def test_subclass_hooks_are_called(tmp_path: Path) -> None:
     assert message is not None and "mine" in message["train"]
 
 
+def test_learning_samples_no_actions(tmp_path: Path) -> None:
+    """Also where the model's own methods are called: random numbers belong to acting."""
+    learner = make_learner(make_cfg(tmp_path, "--use_rnn=True", "--rnn_type=lstm"))
+    state = torch.get_rng_state()
+    assert learner.train(make_batch(learner)) is not None
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a constant schedule and one epoch the device is read once at the end, however many minibatches there are."""
     from sample_factory.algo.learning import train_stats
@@ -143,3 +153,17 @@ def test_minibatches_share_no_host_reads_of_losses(tmp_path: Path, monkeypatch: 
     learner.last_summary_time = 1e12
     assert learner.train(make_batch(learner)) is not None
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize("is_first_stacked", [False, True])
+def test_records_of_tensors_and_numbers_are_read_alike(is_first_stacked: bool) -> None:
+    """Losses that are switched off are the float 0.0; recorded updates leave one tensor."""
+    first, second = (
+        MinibatchRecord(torch.tensor(loss), 2.0, torch.tensor(3.0), 0.0, 0.0, torch.tensor([4.0]), 5, False)
+        for loss in (1.5, 2.5)
+    )
+    records = MinibatchLog()
+    records.append(stack_record(first, torch.device("cpu")) if is_first_stacked else first)
+    records.append(second)
+    rest = (2.0, 3.0, 0.0, 0.0, 4.0, 5.0, 0.0)
+    assert [astuple(record) for record in records.records()] == [(1.5, *rest), (2.5, *rest)]

@@ -8,6 +8,7 @@ import os
 import pickle
 import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from sample_factory.algo.learning.checkpoints import CheckpointError
+from sample_factory.algo.learning.checkpoints import CheckpointError, CheckpointStore
 from sample_factory.algo.learning.learner import Learner, model_initialization_data
 from sample_factory.utils import durable_files
 from sample_factory.utils.attr_dict import AttrDict
@@ -208,6 +209,31 @@ def test_C1_resume_uses_the_older_file_and_keeps_it(tmp_path: Path) -> None:
     ]
 
 
+def test_saves_on_a_thread_hold_the_state_of_the_moment_they_were_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = make_learner(make_cfg(tmp_path))
+    learner.train(make_batch(learner))
+    expected, progress = learner_state(learner), learner.train_step
+    has_trained_on, num_done = threading.Event(), []
+    save_latest = CheckpointStore.save_latest
+
+    def save_late(store: CheckpointStore, checkpoint: dict[str, Any]) -> str:
+        assert has_trained_on.wait(60)
+        return save_latest(store, checkpoint)
+
+    monkeypatch.setattr(CheckpointStore, "save_latest", save_late)
+    learner.begin_save(learner.latest_request(), lambda: num_done.append(1))
+    learner.train(make_batch(learner, 1))
+    assert learner.is_saving and learner.settle_saves() == []
+    has_trained_on.set()
+    learner.wait_for_saves()
+    assert num_done == [1] and not learner.is_saving
+    assert [request.progress[0] for request in learner.settle_saves()] == [progress]
+    assert learner.settle_saves() == [] and not learner.is_saved()
+    assert_same_state(learner_state(make_learner(make_cfg(tmp_path))), expected)
+
+
 def test_C2_refuses_to_start_from_zero(tmp_path: Path) -> None:
     learner = make_learner(make_cfg(tmp_path))
     learner.train(make_batch(learner))
@@ -219,7 +245,7 @@ def test_C2_refuses_to_start_from_zero(tmp_path: Path) -> None:
     assert names(checkpoint_folder(tmp_path)) == [path.name], "nothing is deleted or renamed"
 
     fresh = make_learner(make_cfg(tmp_path, "--allow_fresh_start=True"))
-    assert fresh.train_step == 0
+    assert fresh.train_step == 0 and not fresh.load_from_checkpoint(0)
     fresh.save()
     assert names(checkpoint_folder(tmp_path)) == ["checkpoint_000000000_0.pth", f"{path.name}.superseded"]
     assert make_learner(make_cfg(tmp_path)).train_step == 0

@@ -109,6 +109,14 @@ def test_lamb_refuses_nonsense(options: dict[str, Any]) -> None:
         Lamb(_parameters(), **options)
 
 
+def test_lamb_may_begin_or_end_without_moving() -> None:
+    """Schedules reach a learning rate of 0."""
+    params = _parameters()
+    before = [p.detach().clone() for p in params]
+    _run(Lamb(params, lr=0.0), params, 2)
+    assert all(torch.equal(p, old) for p, old in zip(params, before, strict=True))
+
+
 def test_make_optimizer_reads_the_configuration() -> None:
     cfg = model_cfg(learning_rate=0.5, adam_beta1=0.1, adam_beta2=0.2, adam_eps=0.3)
     for name, cls in (("adam", torch.optim.Adam), ("lamb", Lamb)):

@@ -22,13 +22,27 @@ from sample_factory.algo.utils.running_mean_std import (
 
 
 def _merge_reference(normalizer: RunningMeanStdInPlace, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and variance after one more batch, written as in the specification, in float64."""
+    """Mean and variance after one more batch, by the plain formula in float64."""
     mean, var = normalizer.running_mean.numpy().copy(), normalizer.running_var.numpy().copy()
     count, n = normalizer.count.item(), len(x)
     batch_var = x.var(axis=0, ddof=1) if n > 1 else np.zeros(x.shape[1:])
     delta = x.mean(axis=0) - mean
     new_var = (var * count + batch_var * n + delta**2 * count * n / (count + n)) / (count + n)
     return mean + delta * n / (count + n), new_var
+
+
+def test_constants_are_those_that_checkpoints_were_trained_with() -> None:
+    x = torch.tensor([[0.004], [1.0]])
+    for normalizer in (
+        RunningMeanStdInPlace((1,)),
+        RunningMeanStdDictInPlace(spaces.Dict(x=spaces.Box(-1, 1, (1,)))).running_mean_std["x"],
+    ):
+        normalizer.running_mean.zero_()
+        normalizer.running_var.zero_()
+        normalizer.eval()
+        normalized = x.clone()
+        normalizer(normalized)
+        torch.testing.assert_close(normalized, torch.tensor([[0.004 / 1e-5**0.5], [5.0]]))
 
 
 @settings(max_examples=30, deadline=None)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sample_factory.monitoring.console_lines import duration, final_line, fps_line, reward_line
+from sample_factory.monitoring.console_lines import duration, fps_line, reward_line
 from sample_factory.monitoring.snapshot import PolicyLag
 
 
@@ -23,10 +23,6 @@ def test_unknown_lag_is_minus_one():
 def test_reward_line():
     assert reward_line({0: 22.6}) == "Avg episode reward: [(0, '22.600')]"
     assert reward_line({0: 1, 2: -0.5}) == "Avg episode reward: [(0, '1.000'), (2, '-0.500')]"
-
-
-def test_final_line():
-    assert final_line({0: 60160}, 1060.34) == "Collected {0: 60160}, FPS: 1060.3"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sample_factory.pbt import mutation
 from sample_factory.pbt.mutation import (
     MutationSettings,
     mutate_hyperparams,
@@ -60,6 +61,11 @@ def test_exponential_decay_scales_the_distance_to_one(gamma: float, seed: int):
     assert 1.01 - 1e-6 <= max(ratio, 1.0 / ratio) <= 1.2 + 1e-6
 
 
+def test_perturbations_are_those_of_the_given_random_stream():
+    for perturb in (perturb_float, lambda x, rng: perturb_exponential_decay(x, CFG, rng=rng)):
+        assert [perturb(0.9, rng=rng(i)) for i in range(9)] == [perturb(0.9, rng=rng(i)) for i in range(9)]
+
+
 def test_exponential_decay_never_reaches_zero():
     assert all(perturb_exponential_decay(1e-9, CFG, rng=rng(i)) >= 1e-8 for i in range(20))
 
@@ -90,6 +96,14 @@ def test_changed_values_rarely_return_to_their_default():
     generator = rng()
     num_resets = sum(mutate_value("x", 2.0, 7.0, ALWAYS, CFG, generator) == 7.0 for _ in range(10_000))
     assert 60 < num_resets < 150  # 1 %
+
+
+def test_elements_of_sequences_return_to_their_own_defaults(monkeypatch):
+    monkeypatch.setattr(mutation, "RESET_TO_DEFAULT_PROBABILITY", 1.0)
+    assert mutate_value("x", [3.0, 4.0], (1.0, 2.0), ALWAYS, CFG, rng()) == (1.0, 2.0)
+    for other in ((1.0,), 1.0, None):
+        changed = mutate_value("x", [3.0, 4.0], other, ALWAYS, CFG, rng())
+        assert len(changed) == 2 and not {1.0, 3.0, 4.0} & set(changed)
 
 
 def test_bools_are_negated_and_sequences_change_element_by_element():

@@ -17,7 +17,7 @@ from sample_factory.pbt.population_based_training import (
     save_model_signal,
     update_cfg_signal,
 )
-from sample_factory.pbt.store import pbt_state_file, write_json
+from sample_factory.pbt.store import JsonFiles, pbt_state_file
 from tests.unit.pbt.population import SmallRunner, make_cfg, start_population
 
 SCHEME = {"rew": -1.0, "delta": {"health": [0.5, -0.5]}}
@@ -61,8 +61,8 @@ def test_start_writes_the_files_of_every_policy(tmp_path):
 
 def test_saved_files_win_over_the_configuration_and_are_not_mutated(tmp_path):
     cfg = make_cfg(str(tmp_path))
-    write_json(policy_cfg_file(cfg, 2), {"learning_rate": 0.5})
-    write_json(policy_reward_shaping_file(cfg, 2), {"rew": 42.0})
+    JsonFiles().write(policy_cfg_file(cfg, 2), {"learning_rate": 0.5})
+    JsonFiles().write(policy_reward_shaping_file(cfg, 2), {"rew": 42.0})
     pbt, _ = start_population(cfg, SCHEME)
     assert pbt.policy_cfg[2] == {name: cfg[name] for name in HYPERPARAMS_TO_TUNE} | {"learning_rate": 0.5}
     assert pbt.policy_reward_shaping[2] == {"rew": 42.0}
@@ -209,6 +209,19 @@ def test_resume_continues_parameters_schedule_and_random_stream(tmp_path):
     resumed.on_training_step(resumed_runner, 1)
     resumed_runner.process_signals()
     assert all(learner.num_saves == 0 for learner in resumed_runner.learners.values())
+
+
+def test_another_seed_has_a_random_stream_of_its_own_also_on_resume(tmp_path):
+    cfg, other = make_cfg(str(tmp_path), seed=1), make_cfg(str(tmp_path), seed=2)
+    first, runner = start_population(cfg, SCHEME)
+    runner.report([1.0, 2.0, 3.0, 4.0], env_steps=300)
+    first.on_training_step(runner, 1)
+    runner.process_signals()
+    resumed, _ = start_population(other, SCHEME)
+    fresh, _ = start_population(make_cfg(str(tmp_path / "fresh"), seed=2), SCHEME)
+    assert resumed.last_update == [300] * 4
+    streams = [pbt.rng.bit_generator.state["state"]["inc"] for pbt in (first, resumed, fresh)]  # which one, not where
+    assert streams[0] != streams[1] == streams[2]
 
 
 def test_resume_without_a_state_file_starts_the_schedule_at_zero(tmp_path):

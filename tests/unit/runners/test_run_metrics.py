@@ -50,6 +50,19 @@ def test_episodic_stats_by_leaf_key_scalars_and_arrays():
     assert metrics.mean("kills", 1) == 2 and metrics.mean("a/b", 1) == 4
 
 
+def test_best_reward_is_the_highest_mean_of_any_policy_so_far():
+    metrics = RunMetrics(2, 1)
+    metrics.tick(now=0.0)
+    assert metrics.best_reward is None
+    best = []
+    for report, rewards in enumerate([(1.0, -2.0), (0.0, 3.0), (2.0, 2.0)], start=1):
+        for policy_id, reward in enumerate(rewards):
+            metrics.add_episodic_stats(policy_id, {"reward": reward})
+        metrics.tick(now=5.0 * report)
+        best.append(metrics.best_reward)
+    assert best == [1.0, 3.0, 3.0]
+
+
 def test_window_grows_to_the_number_of_episodes_reported_at_once():
     metrics = RunMetrics(1, 3)
     metrics.add_episodic_stats(0, {"reward": np.arange(10.0)})

@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
 from sample_factory.algo.runners.termination import TerminationRequested, TerminationSignals
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_ignored() -> Iterator[None]:
+    """As in a terminal: `nohup make test`, and `make test &` in a script, start processes that ignore one of them."""
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {sig: signal.signal(sig, handler) for sig, handler in defaults.items()}
+    yield
+    for sig, handler in before.items():
+        signal.signal(sig, handler)
 
 
 def send(*signals: signal.Signals) -> None:

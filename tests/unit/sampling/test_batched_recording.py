@@ -17,6 +17,7 @@ from sample_factory.algo.sampling.batched_recording import (
     host_array,
     with_finite_numbers,
 )
+from sample_factory.algo.sampling.batched_stats import episode_infos
 from sample_factory.algo.sampling.env_faults import BadObservationError
 
 N, T, SCALE, CLIP, FRAMES = 6, 12, 0.5, 1.25, 4
@@ -105,6 +106,30 @@ def test_columns_and_episodes(kind: str, reward_dtype: torch.dtype, flag_dtype: 
     np.testing.assert_allclose(np.stack(reported, axis=1), np.array(episodes), **tolerance)
     assert all(entry["true_objective"] is entry["reward"] for entry in stats)
     assert reported[1].dtype == np.int32
+
+
+def test_numbers_are_found_in_infos_of_any_form(caplog: pytest.LogCaptureFixture) -> None:
+    finished, rewards = np.array([0, 2]), np.array([5.0, 6.0])
+    infos = {
+        "true_objective": torch.tensor([1.0, 2.0, 3.0], requires_grad=True),
+        "level": {"depth": np.array([7, 8, 9]), "seed": np.int64(4)},
+        "temperature": torch.tensor([0.5]),
+        "final_info": np.array([{"lives": 3}, None, {}], dtype=object),
+        "name": "maze",
+        "frames": np.zeros((2, 2)),
+    }
+    stats = episode_infos(infos, finished, rewards, num_agents=3)
+    assert stats.pop("true_objective").tolist() == [1.0, 3.0]
+    assert stats.pop("level/depth").tolist() == [7, 9]
+    assert stats == {"level/seed": 4, "temperature": 0.5}
+    assert "'frames' has shape (2, 2)" in caplog.text and "final_info" not in caplog.text
+    per_agent = [{"episode_extra_stats": {"kills": kills, "deep": {"depth": 2 * kills}}} for kills in (1, 2, 3)]
+    stats = episode_infos(per_agent, finished, rewards, num_agents=3)
+    assert {name: values.tolist() for name, values in stats["episode_extra_stats"].items()} == {
+        "kills": [1, 3],
+        "depth": [2, 6],
+    }
+    assert episode_infos({}, finished, rewards, num_agents=3) == {"true_objective": rewards}
 
 
 def test_infos_are_those_of_the_agents_that_finished() -> None:

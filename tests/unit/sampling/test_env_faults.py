@@ -15,9 +15,11 @@ from sample_factory.algo.sampling.env_stepping import FAULT_KEY
 from sample_factory.algo.sampling.obs_writer import ObsWriter
 from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv
+from tests.unit.flags.sampling_setup import make_env_runner, sampling_cfg
 from tests.unit.sampling.test_env_stepping import split_of
 
 N, T = 3, 30
+SEPARATE = ("--serial_mode=False", "--inference_placement=separate")  # otherwise a worker has one split
 
 
 class ScriptedEnv(gym.Env):
@@ -116,6 +118,16 @@ def test_E4_replacement_that_cannot_be_reset_counts_as_well() -> None:
     assert split.faults.unreported[ENV_FAILURES] == 2 and len(split.replacements) == 1
     with pytest.raises(OSError, match="simulator is gone"):
         Split({1: "raise"}, [ScriptedEnv(breaks_reset=True)] * 9, max_env_rebuilds=2).step()
+
+
+def test_messages_number_environments_as_these_were_told() -> None:
+    cfg = sampling_cfg("--num_envs_per_worker=4", "--worker_num_splits=2", *SEPARATE)
+    for worker_idx, split_idx, first in ((0, 0, 0), (1, 0, 4), (1, 1, 6)):
+        runner = make_env_runner(cfg, worker_idx, split_idx)
+        ids = [env.unwrapped.env_config.env_id for env in runner.envs]
+        assert ids == [first, first + 1]
+        with pytest.raises(FinalError, match=f"Environment {ids[1]} .* of rollout worker {worker_idx}: "):
+            runner.faults.on_bad_observation(1, 0, BadObservationError(0, "obs", "is bad"))
 
 
 BAD = [

@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from sample_factory.algo.sampling.env_faults import BadObservationError, EnvFaults
-from sample_factory.algo.sampling.env_stepping import EnvRepair, MultiAgentEnvs, SingleAgentEnvs, make_split_envs
+from sample_factory.algo.sampling.env_faults import BAD_OBSERVATIONS, BadObservationError, EnvFaults
+from sample_factory.algo.sampling.env_stepping import (
+    FAULT_KEY,
+    EnvRepair,
+    MultiAgentEnvs,
+    SingleAgentEnvs,
+    make_split_envs,
+)
 from sample_factory.algo.sampling.episode_accounts import EpisodeAccounts
 from sample_factory.algo.sampling.obs_writer import ObsWriter
 from sample_factory.algo.utils.life_signs import unobserved
@@ -189,6 +195,46 @@ def test_agents_may_share_arrays_and_have_infos_by_number():
         (0, True, {"agent": 0}),
         (2, True, {"agent": 0}),
     ]
+
+
+class CutOffPairEnv(ArrayPairEnv):
+    """A time limit for the second agent alone."""
+
+    def step(self, actions):
+        obs, rewards, _, _, infos = super().step(actions)
+        return obs, rewards, np.zeros(2, bool), np.array([False, True]), infos
+
+
+def test_a_time_limit_of_one_agent_is_the_end_of_its_episode():
+    env = NonBatchedVecEnv(CutOffPairEnv())
+    split, _ = split_of([env])
+    env.reset()
+    columns = {"obs": np.zeros((T + 1, 2, 2), np.float32).swapaxes(0, 1)}
+    result = split.step([1, 1], ObsWriter(columns), 1, np.zeros(2))
+    assert [(e.row, e.terminated, e.truncated) for e in result.finished] == [(1, False, True)]
+
+
+class SpoiledPairEnv(ArrayPairEnv):
+    """The second agent sees NaN in the first step."""
+
+    def step(self, actions):
+        obs, *rest = super().step(actions)
+        if self.t == 1:
+            obs[1] = np.nan
+        return obs, *rest
+
+
+def test_bad_observation_of_an_agent_resets_its_environment_and_no_other():
+    envs = [NonBatchedVecEnv(cls()) for cls in (ArrayPairEnv, SpoiledPairEnv, ArrayPairEnv)]
+    split, faults = split_of(envs, bad_obs="reset")
+    for env in envs:
+        env.reset()
+    columns = {"obs": np.full((T + 1, 6, 2), 7, np.float32).swapaxes(0, 1)}
+    result = split.step([1] * 6, ObsWriter(columns), 1, np.zeros(6))
+    assert columns["obs"][:, 1, 0].tolist() == [1, 1, 0, 0, 1, 1]
+    assert [(e.row, e.terminated, e.truncated) for e in result.finished] == [(2, False, True), (3, False, True)]
+    assert [FAULT_KEY in info for info in result.infos] == [False, False, True, True, False, False]
+    assert faults.unreported == {BAD_OBSERVATIONS: 1}
 
 
 class WrappedRewardEnv(CountingEnv):

@@ -38,12 +38,13 @@ def test_request_is_pending_until_answered():
     assert channel.pending_requests(0, inference_idx) == []
 
 
-def test_every_worker_is_served_by_exactly_one_inference_worker():
-    channel = make_channel()
-    for worker_idx in range(4):
+@pytest.mark.parametrize("num_workers", [4, 12])
+def test_every_worker_is_served_by_exactly_one_inference_worker(num_workers):
+    channel = make_channel(num_workers=num_workers)
+    for worker_idx in range(num_workers):
         channel.post_request(worker_idx, 1, [1], worker_idx, 0, partial=False)
-    served = [request.worker_idx for i in range(2) for request in channel.pending_requests(1, i)]
-    assert sorted(served) == [0, 1, 2, 3]
+    served = [[(r.worker_idx, r.split_idx) for r in channel.pending_requests(1, i)] for i in range(2)]
+    assert served == [[(w, 1) for w in range(i, num_workers, 2)] for i in range(2)]
 
 
 def test_batched_workers_of_one_policy_are_spread_over_its_inference_workers():

@@ -129,10 +129,11 @@ def test_worst_case_of_a_random_policy() -> None:
         evaluate_worst_case(env, model, settings, reporting_seed=0)
 
 
-def test_a_policy_without_luck_is_judged_by_its_own_rates() -> None:
+@pytest.mark.parametrize("batch_size", [100, 30])
+def test_a_policy_without_luck_is_judged_by_its_own_rates(batch_size: int) -> None:
     env = small_maze()
     model: Any = ScriptedModel()
-    settings = WorstCaseSettings(num_levels=100, num_episodes=1, fractions=(0.2, 1.0))
+    settings = WorstCaseSettings(num_levels=100, num_episodes=1, fractions=(0.2, 1.0), batch_size=batch_size)
     result = evaluate_worst_case(env, model, settings)
     levels = solvable_levels(env, 100, seeded(0))
     _, solved, _ = reference_tally(env, levels, model, 1, env.max_episode_steps)
@@ -148,7 +149,9 @@ def test_columns_of_the_worst_case() -> None:
     }
 
 
-@pytest.mark.parametrize("settings", [{"num_levels": 0}, {"num_episodes": 0}, {"batch_size": 0}, {"fractions": (0.0,)}])
+@pytest.mark.parametrize(
+    "settings", [{"num_levels": 0}, {"num_episodes": 0}, {"batch_size": 0}, {"fractions": (0.5, 0.0)}]
+)
 def test_settings_of_the_worst_case(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
         WorstCaseSettings(**settings)

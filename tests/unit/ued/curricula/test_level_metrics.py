@@ -51,6 +51,7 @@ def test_saved_levels_have_to_be_of_the_same_kind() -> None:
     check_same_kind(example, saved)
     for other in (
         small_maze(width=7).sample_levels(9, seeded(1)).as_dict(),
+        small_maze(height=7).sample_levels(9, seeded(1)).as_dict(),
         {**saved, "lava": torch.zeros(9)},
         {name: tensor for name, tensor in saved.items() if name != "wall_map"},
     ):

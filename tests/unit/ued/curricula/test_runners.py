@@ -326,6 +326,11 @@ def test_checkpoints_of_other_runs_are_refused() -> None:
         make_run(n_students=2).load_state_dict(state)
     with pytest.raises(ValueError, match="train_runner"):
         make_run(**REPLAY).load_state_dict(state)
+    for flags in (REPLAY, SFL):
+        run = make_run(**flags)
+        run.run_cycle()
+        with pytest.raises(ValueError, match="resume with the same sizes"):
+            make_run(**flags, maze_height=7).load_state_dict(run.state_dict())
 
 
 @pytest.mark.parametrize(

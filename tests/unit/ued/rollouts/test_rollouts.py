@@ -80,6 +80,17 @@ def test_last_values_use_the_last_carry_without_a_reset(model):
     assert torch.allclose(longer.values[4], values, atol=1e-5)
 
 
+def test_the_final_carry_is_that_of_an_episode_that_ends_with_the_rollout(model):
+    env, generator = CountingEnv(), torch.Generator().manual_seed(3)
+    state = env.reset(CountingLevels(torch.tensor([2, 30])), generator)
+    rollout = collect_rollout(env, state, model, 2, lambda idx, states: states[idx], generator)
+    assert rollout.dones[-1].tolist() == [True, False]
+    carry, no_resets = model.initial_carry(2), torch.zeros(2, dtype=torch.bool)
+    for t in range(2):
+        _, _, carry = model.step({name: x[t] for name, x in rollout.obs.items()}, carry, no_resets)
+    torch.testing.assert_close(tuple(rollout.final_carry), tuple(carry), atol=1e-5, rtol=1e-4)
+
+
 def test_final_values_belong_to_the_true_last_observation(model):
     rollout = collect(model, bootstrap_time_limits=True)
     assert rollout.final_values.shape == rollout.values.shape

@@ -121,9 +121,10 @@ def test_other_files_are_no_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
         checkpoint.load(path)
-    torch.save({"model": {}}, path)
-    with pytest.raises(CheckpointError, match="is no checkpoint of this program"):
-        checkpoint.load(path)
+    for content in ({"model": {}}, [1, 2]):
+        torch.save(content, path)
+        with pytest.raises(CheckpointError, match="is no checkpoint of this program"):
+            checkpoint.load(path)
     torch.save({"format": checkpoint.FORMAT, "version": 99}, path)
     with pytest.raises(CheckpointError, match="has format version 99"):
         checkpoint.load(path)
