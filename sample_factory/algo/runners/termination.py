@@ -39,6 +39,17 @@ class TerminationRequested(BaseException):
     """A signal ended the preparation of a run. No ``Exception``: nobody may take it for an error of an environment."""
 
 
+def status_of_exception(exc: BaseException) -> StatusCode:
+    """Exit code of a run that an exception in the main process ended: Ctrl-C may come as one if an environment or an
+    observer has replaced our handlers, and both may have left the program.
+    """
+    if isinstance(exc, KeyboardInterrupt):
+        return ExperimentStatus.INTERRUPTED
+    if isinstance(exc, SystemExit) and (exc.code is None or isinstance(exc.code, int)):
+        return exc.code or ExperimentStatus.SUCCESS
+    return ExperimentStatus.FAILURE
+
+
 class TerminationSignals:
     """Context manager that records signals instead of dying of them. Outside the main thread it changes nothing.
 
