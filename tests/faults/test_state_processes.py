@@ -77,7 +77,11 @@ class Leaves(AlgoObserver):
         raise self.exc
 
 
-@pytest.mark.parametrize(("exc", "exit_code"), [(KeyboardInterrupt(), 2), (SystemExit(7), 7)], ids=["Ctrl-C", "exit"])
+@pytest.mark.parametrize(
+    ("exc", "exit_code"),
+    [(KeyboardInterrupt(), 2), (SystemExit(7), 7), pytest.param(SystemExit(0), 1, marks=pytest.mark.faults)],
+    ids=["Ctrl-C", "exit(7)", "exit(0)"],
+)
 def test_L2_who_leaves_the_program_is_named_as_the_cause(tmp_path, exc, exit_code):
     """Ctrl-C is an exception where an environment has replaced the handlers of the run."""
     try:

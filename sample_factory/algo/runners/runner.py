@@ -203,7 +203,7 @@ class Runner(PeriodicDuties, Configurable):
         except BaseException as exc:
             self._fail_from_exception(exc, traceback.format_exc())
             if isinstance(exc, SystemExit):
-                raise
+                raise SystemExit(self.status) from exc
         finally:
             self._end_run(loop_status)
         return self.status

@@ -40,13 +40,15 @@ class TerminationRequested(BaseException):
 
 
 def status_of_exception(exc: BaseException) -> StatusCode:
-    """Exit code of a run that an exception in the main process ended: Ctrl-C may come as one if an environment or an
-    observer has replaced our handlers, and both may have left the program.
+    """Exit code of a run that an exception in the main process ended.
+
+    An environment or an observer may leave the program, which is no success, and may have replaced our handlers, so
+    that Ctrl-C comes as an exception.
     """
     if isinstance(exc, KeyboardInterrupt):
         return ExperimentStatus.INTERRUPTED
-    if isinstance(exc, SystemExit) and (exc.code is None or isinstance(exc.code, int)):
-        return exc.code or ExperimentStatus.SUCCESS
+    if isinstance(exc, SystemExit) and isinstance(exc.code, int):
+        return exc.code or ExperimentStatus.FAILURE
     return ExperimentStatus.FAILURE
 
 

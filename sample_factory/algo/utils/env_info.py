@@ -50,7 +50,7 @@ _STACK_DUMP_POLL_SEC = 0.05
 
 
 class EnvProbeError(RuntimeError):
-    """The environment could not be created in the probe process; the message starts with the cause."""
+    """The environment could not be created in the probe process; the last line of the message is the cause."""
 
 
 @dataclass
@@ -216,8 +216,9 @@ class _EnvProbe:
         ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=self.timeout_sec)
         if not ready:
             raise EnvProbeError(
+                f"The process that creates the environment was here:\n{_request_stack(process, stack_file)}\n"
                 f"The environment {self.env_name!r} was not created within {self.timeout_sec:g} seconds "
-                f"(--startup_timeout). Its process was here:\n{_request_stack(process, stack_file)}"
+                "(--startup_timeout)"
             )
         try:
             answer = receiver.recv() if receiver.poll() else None
@@ -230,8 +231,9 @@ class _EnvProbe:
                 f"({_describe_exit(process.exitcode)})"
             )
         if isinstance(answer, _ProbeFailure):
+            reason = answer.traceback_text.strip().splitlines()[-1]
             raise EnvProbeError(
-                f"{answer.traceback_text}\nThe environment {self.env_name!r} could not be created, see above"
+                f"{answer.traceback_text}\nThe environment {self.env_name!r} could not be created: {reason}"
             )
         return answer
 
