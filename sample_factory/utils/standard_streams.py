@@ -56,7 +56,10 @@ class LenientStream:
     def _can_take_some(self) -> bool:
         """Whether the next write does not block, as far as one can know."""
         poll = select.poll()
-        poll.register(self._stream.fileno(), select.POLLOUT)
+        try:
+            poll.register(self._stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):  # closed, or no file of the system
+            return True
         self._is_full = not poll.poll(0 if self._is_full else _FULL_TIMEOUT_SEC * 1000)
         return not self._is_full
 
