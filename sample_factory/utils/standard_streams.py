@@ -33,7 +33,8 @@ class LenientStream:
     def write(self, text: str) -> int:
         try:
             for start in range(0, len(text), _CHUNK_CHARACTERS):
-                if not self._can_take_some():
+                self._is_full = not self._can_take_some(0.0 if self._is_full else _FULL_TIMEOUT_SEC)
+                if self._is_full:
                     break
                 self._stream.write(text[start : start + _CHUNK_CHARACTERS])
                 if len(text) > _CHUNK_CHARACTERS:
@@ -48,20 +49,19 @@ class LenientStream:
 
     def flush(self) -> None:
         try:
-            if self._can_take_some():
+            if self._can_take_some(0.0):  # the end of a process flushes, and is not to wait
                 self._stream.flush()
         except (OSError, ValueError):
             self._give_up()
 
-    def _can_take_some(self) -> bool:
-        """Whether the next write does not block, as far as one can know."""
+    def _can_take_some(self, timeout_sec: float) -> bool:
+        """Whether the next write does not block, as far as one can know; waits for it to be so."""
         poll = select.poll()
         try:
             poll.register(self._stream.fileno(), select.POLLOUT)
         except (OSError, ValueError):  # closed, or no file of the system
             return True
-        self._is_full = not poll.poll(0 if self._is_full else _FULL_TIMEOUT_SEC * 1000)
-        return not self._is_full
+        return bool(poll.poll(timeout_sec * 1000))
 
     def _give_up(self) -> None:
         """Point the descriptor to nowhere: what is in buffers, and output of C libraries, is dropped without errors."""

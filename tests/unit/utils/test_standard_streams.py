@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import select
 import subprocess
 import sys
 import threading
@@ -79,3 +81,20 @@ def test_a_pipe_that_nobody_empties_does_not_stop_the_program():
             assert program.returncode == 0
         finally:
             killer.cancel()
+
+
+SLOWLY_READ = """
+from sample_factory.utils import standard_streams
+standard_streams.survive_lost_output()
+for i in range(2000):
+    print(f"line {i} " + "x" * 100, flush=True)
+"""
+
+
+def test_a_pipe_that_is_read_slowly_gets_everything():
+    with subprocess.Popen([sys.executable, "-c", SLOWLY_READ], stdout=subprocess.PIPE) as program:
+        pieces = []
+        while piece := os.read(program.stdout.fileno(), 3000):  # less than it takes to be ready again
+            pieces.append(piece)
+            select.select([], [], [], 0.001)
+    assert [int(line.split()[1]) for line in b"".join(pieces).splitlines()] == list(range(2000))
