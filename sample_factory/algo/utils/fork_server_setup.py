@@ -51,6 +51,7 @@ _watch.start()
 
 def _end_descendants() -> None:
     """At the end of the server: ask whoever is left to end, kill those that do not."""
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)
     descendants = psutil.Process().children(recursive=True)
     for process in descendants:
         with contextlib.suppress(psutil.Error):
@@ -62,10 +63,12 @@ def _end_descendants() -> None:
 
 
 def _end_without_the_main_process(*_: object) -> None:
-    """Handler of SIGCONT, which main processes send as well (``wake_fork_server``), and which children inherit."""
+    """Handler of SIGCONT, which main processes send as well (``wake_fork_server``), and which children inherit. It may
+    come while the server ends already, where an exception would be printed.
+    """
     if os.getpid() == _own_pid and os.getppid() != _main_pid:
-        signal.signal(signal.SIGCONT, signal.SIG_DFL)
-        raise SystemExit
+        _end_descendants()
+        os._exit(0)
 
 
 adopt_orphans()
