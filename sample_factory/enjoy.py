@@ -5,6 +5,7 @@ python -m sample_factory.enjoy --env=CartPole-v1 --experiment=my_run --train_dir
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -90,6 +91,7 @@ def _evaluate(cfg: AttrDict) -> EpisodeStats:
     """Run the evaluation of a complete configuration; saves the video and pushes to the hub if asked to."""
     resolve_env(cfg)
     check_cfg_before_evaluation(cfg)
+    cfg.train_dir = os.path.abspath(cfg.train_dir)  # environments may change the working folder
     if cfg.save_video and not (cfg.video_name or "").endswith(".gif"):  # GIFs need no encoder
         _require_video_encoder()
     render_action_repeat = apply_eval_frameskip(cfg)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def make_runner(cfg: Config) -> tuple[Config, Runner]:
         cfg = maybe_load_from_checkpoint(cfg)
     cfg = complete_cfg(cfg)
     check_cfg_before_start(cfg)
+    cfg.train_dir = os.path.abspath(cfg.train_dir)  # environments may change the working folder
     resolve_env(cfg)
     if not cfg.get("env_module") and "env_module" not in shadowed_flags(cfg):
         # Recorded in config.json, so that evaluation finds the environment again.

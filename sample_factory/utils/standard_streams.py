@@ -1,17 +1,24 @@
 """Standard output that nobody reads any more must not end a training.
 
 ``train ... | head -1`` closes the pipe, a closed terminal answers every write with an error, and ``>&-`` starts a
-program without standard streams. What cannot be printed is dropped; the log file has it.
+program without standard streams. A pipe that nobody empties (``Popen(..., stdout=PIPE)``), or a terminal that is held
+with Ctrl-S, takes nothing for ever: it is waited for once, for some seconds. What cannot be printed is dropped; the log
+file has it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 from typing import Any, TextIO
 
 _STANDARD_DESCRIPTORS = (0, 1, 2)
+
+_FULL_TIMEOUT_SEC = 5.0
+# A pipe that can take something takes as much as that without blocking (PIPE_BUF bytes; a character has up to 4).
+_CHUNK_CHARACTERS = 1024
 
 
 class LenientStream:
@@ -19,13 +26,22 @@ class LenientStream:
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
+        self._is_full = False
+        with contextlib.suppress(AttributeError, OSError, ValueError):
+            stream.reconfigure(line_buffering=True)  # a full buffer is more than a pipe may take
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            for start in range(0, len(text), _CHUNK_CHARACTERS):
+                self._is_full = not self._can_take_some(0.0 if self._is_full else _FULL_TIMEOUT_SEC)
+                if self._is_full:
+                    break
+                self._stream.write(text[start : start + _CHUNK_CHARACTERS])
+                if len(text) > _CHUNK_CHARACTERS:
+                    self._stream.flush()
         except (OSError, ValueError):  # ValueError: the file object is closed
             self._give_up()
-            return len(text)
+        return len(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
@@ -33,9 +49,19 @@ class LenientStream:
 
     def flush(self) -> None:
         try:
-            self._stream.flush()
+            if self._can_take_some(0.0):  # the end of a process flushes, and is not to wait
+                self._stream.flush()
         except (OSError, ValueError):
             self._give_up()
+
+    def _can_take_some(self, timeout_sec: float) -> bool:
+        """Whether the next write does not block, as far as one can know; waits for it to be so."""
+        poll = select.poll()
+        try:
+            poll.register(self._stream.fileno(), select.POLLOUT)
+        except (OSError, ValueError):  # closed, or no file of the system
+            return True
+        return bool(poll.poll(timeout_sec * 1000))
 
     def _give_up(self) -> None:
         """Point the descriptor to nowhere: what is in buffers, and output of C libraries, is dropped without errors."""

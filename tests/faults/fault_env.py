@@ -27,6 +27,8 @@ nan_reward      the reward is NaN
 inf_reward      the reward is infinite
 print           every step prints a line
 slow            every step takes ``at`` seconds
+close_raise     ``close`` raises (also that of the test instance)
+children        the constructor starts two processes that only multiprocessing, or nobody, ends
 =============== =========================================================================================
 
 ``FAULT_MEMORY=<file>``: the main process takes 64 MB of memory when the file appears.
@@ -41,6 +43,7 @@ import math
 import multiprocessing
 import os
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import dataclass
@@ -64,7 +67,7 @@ class Fault:
         """True in the process this environment lives in. The test instance has no ``env_config``."""
         if self.worker is not None:
             return env_config is not None and env_config["worker_index"] == self.worker
-        return env_config is not None or self.kind.startswith("init")
+        return env_config is not None or self.kind.startswith("init") or self.kind in ("children", "close_raise")
 
 
 def parse_faults(text: str) -> list[Fault]:
@@ -139,6 +142,11 @@ class FaultyEnv(gym.Wrapper):
         obs, reward, terminated, truncated, info = self.env.step(action)
         return self._broken_observation(obs), self._broken_reward(reward), terminated, truncated, info
 
+    def close(self):
+        super().close()
+        if self._happens("close_raise", 0):
+            raise ZeroDivisionError("the environment broke in close")
+
     def _happens(self, kind: str, count: float | None = None) -> bool:
         count = self.num_steps if count is None else count
         for fault in self.faults:
@@ -185,6 +193,12 @@ class FaultyEnv(gym.Wrapper):
         return reward
 
 
+def start_children() -> None:
+    """As vector environments do, and those with a simulator."""
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True).start()
+    subprocess.Popen(["sleep", "1000"])
+
+
 def make_fault_env(full_env_name, cfg=None, env_config=None, render_mode=None):
     all_faults = parse_faults(os.environ.get("FAULT", ""))
     faults = [fault for fault in all_faults if fault.concerns(env_config)]
@@ -195,6 +209,8 @@ def make_fault_env(full_env_name, cfg=None, env_config=None, render_mode=None):
         os.kill(os.getpid(), signal.SIGKILL)
     if "init_hang" in kinds and is_first("init_hang"):
         hang()
+    if "children" in kinds:
+        start_children()
     if full_env_name == "fault_cartpole":
         return FaultyEnv(gym.make("CartPole-v1", render_mode=render_mode), faults)
     # The space is the same in all processes, whichever the fault concerns.

@@ -50,6 +50,15 @@ def test_R1_shared_memory_that_suffices(start_run):
     run.assert_clean_end(0, "train_for_env_steps")
 
 
+def test_R5_temporary_folder_with_a_long_name(start_run, tmp_path):
+    """Paths of sockets are limited."""
+    folder = tmp_path / "tmp" / ("long" * 30)
+    folder.mkdir(parents=True)
+    run = start_run(SHORT, variables={"TMPDIR": str(folder)})
+    run.finish()
+    run.assert_clean_end(0, "train_for_env_steps")
+
+
 @thorough
 def test_R2_soft_limit_of_open_files_is_raised(start_run):
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]

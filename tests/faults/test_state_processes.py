@@ -6,11 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
+import gymnasium as gym
 import pytest
 import torch
 
+from sample_factory import enjoy
 from sample_factory.algo.learning.checkpoints import non_finite_tensors, read_checkpoint
+from sample_factory.algo.runners.runner import AlgoObserver, Runner
+from sample_factory.envs.env_utils import register_env
 from tests.integration.harness import (
     SERIAL,
     TINY,
@@ -21,6 +26,7 @@ from tests.integration.harness import (
     kill_all_started,
     read_until,
     result_of,
+    train,
 )
 
 pytestmark = [pytest.mark.multiproc, pytest.mark.timeout(180)]
@@ -61,6 +67,51 @@ def test_L3_nan_loss_never_reaches_a_checkpoint(tmp_path, monkeypatch, mode):
     assert "5 updates in a row were not finite" in output
     found = [*checkpoints(tmp_path), *checkpoints(tmp_path, prefix="best")]
     assert found and all(non_finite_tensors(read_checkpoint(str(path), "cpu")) == [] for path in found)
+
+
+class Leaves(AlgoObserver):
+    def __init__(self, exc: BaseException) -> None:
+        self.exc = exc
+
+    def on_training_step(self, runner: Runner, training_iteration_since_resume: int) -> None:
+        raise self.exc
+
+
+@pytest.mark.parametrize(
+    ("exc", "exit_code"),
+    [(KeyboardInterrupt(), 2), (SystemExit(7), 7), pytest.param(SystemExit(0), 1, marks=pytest.mark.faults)],
+    ids=["Ctrl-C", "exit(7)", "exit(0)"],
+)
+def test_L2_who_leaves_the_program_is_named_as_the_cause(tmp_path, exc, exit_code):
+    """Ctrl-C is an exception where an environment has replaced the handlers of the run."""
+    try:
+        status, _ = train(tmp_path, *SERIAL, "--train_for_env_steps=1000000", observer=Leaves(exc))
+    except (SystemExit, KeyboardInterrupt) as left:
+        status = getattr(left, "code", None)
+    assert status == exit_code == result_of(tmp_path)["exit_code"]
+    assert type(exc).__name__ in result_of(tmp_path)["cause"]
+    assert checkpoints(tmp_path)
+
+
+def make_wandering_env(full_env_name, cfg=None, env_config=None, render_mode=None):
+    os.chdir(os.environ["ELSEWHERE"])
+    return gym.make("CartPole-v1", render_mode=render_mode)
+
+
+def test_C6_environment_that_changes_the_working_folder(tmp_path, monkeypatch):
+    """With a relative --train_dir, in the process that writes the files."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setenv("ELSEWHERE", str(elsewhere))
+    monkeypatch.chdir(tmp_path)
+    register_env("wandering", make_wandering_env)
+    flags = (*SERIAL, "--env_module=tests.faults.test_state_processes")
+    status, _ = train(Path("train"), *flags, "--train_for_env_steps=1000", env="wandering")
+    assert status == 0 == result_of(tmp_path / "train")["exit_code"]
+    assert checkpoints(tmp_path / "train") and list(elsewhere.iterdir()) == []
+    monkeypatch.chdir(tmp_path)
+    flags = ("--experiment=test", "--train_dir=train", "--no_render", "--max_num_episodes=1")
+    assert enjoy.main(["--env=wandering", *flags]) == 0
 
 
 @pytest.mark.faults

@@ -2,13 +2,11 @@
 
 This module is about the life cycle only. Numbers are in ``metrics``, TensorBoard in ``summaries``, connections in
 ``wiring``, processes in ``supervisor``, signals in ``termination``, the folder in ``experiment_dir``. Two assemblies
-derive from
-:class:`Runner`: ``SerialRunner`` and ``ParallelRunner``.
+derive from :class:`Runner`: ``SerialRunner`` and ``ParallelRunner``.
 
 How a run ends (:meth:`Runner._stop_training`): ``stop`` is emitted once; every component answers with its own
 ``stop`` signal and leaves its loop; when the last one has answered, or its process has ended, the loop stops. If that
-takes longer than
-``--fault_timeout`` the remaining processes are killed and the run counts as failed.
+takes longer than ``--fault_timeout`` the remaining processes are killed and the run counts as failed.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from sample_factory.algo.runners.result import RunResult
 from sample_factory.algo.runners.resume_check import check_resume
 from sample_factory.algo.runners.stop_conditions import reason_to_stop
 from sample_factory.algo.runners.summaries import SummaryReporter, make_writers
-from sample_factory.algo.runners.termination import TerminationSignals
+from sample_factory.algo.runners.termination import TerminationSignals, status_of_exception
 from sample_factory.algo.runners.wiring import connect_components
 from sample_factory.algo.sampling.sampler import AbstractSampler, Sampler
 from sample_factory.algo.utils.child_process import ChildProcess
@@ -202,8 +200,10 @@ class Runner(PeriodicDuties, Configurable):
         try:
             with self._termination, self.timing.timeit("main_loop"):
                 loop_status = self.event_loop.exec(self._interrupted)
-        except Exception:
-            self._fail_from_exception(traceback.format_exc())
+        except BaseException as exc:
+            self._fail_from_exception(exc, traceback.format_exc())
+            if isinstance(exc, SystemExit):
+                raise SystemExit(self.status) from exc
         finally:
             self._end_run(loop_status)
         return self.status
@@ -335,10 +335,10 @@ class Runner(PeriodicDuties, Configurable):
     def _on_everything_stopped(self) -> None:
         self.event_loop.stop()
 
-    def _fail_from_exception(self, text: str) -> None:
+    def _fail_from_exception(self, exc: BaseException, text: str) -> None:
         """An exception escaped a slot of this process. In serial mode learners live here and save what they have."""
         log.error(f"Exception in the runner process:\n{text}")
-        self.status, self.stop_cause = ExperimentStatus.FAILURE, text.strip().splitlines()[-1]
+        self.status, self.stop_cause = status_of_exception(exc), text.strip().splitlines()[-1]
         self._traceback = text
         if self.cfg.serial_mode:
             for learner in self.learners.values():

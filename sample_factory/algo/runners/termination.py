@@ -39,6 +39,19 @@ class TerminationRequested(BaseException):
     """A signal ended the preparation of a run. No ``Exception``: nobody may take it for an error of an environment."""
 
 
+def status_of_exception(exc: BaseException) -> StatusCode:
+    """Exit code of a run that an exception in the main process ended.
+
+    An environment or an observer may leave the program, which is no success, and may have replaced our handlers, so
+    that Ctrl-C comes as an exception.
+    """
+    if isinstance(exc, KeyboardInterrupt):
+        return ExperimentStatus.INTERRUPTED
+    if isinstance(exc, SystemExit) and isinstance(exc.code, int):
+        return exc.code or ExperimentStatus.FAILURE
+    return ExperimentStatus.FAILURE
+
+
 class TerminationSignals:
     """Context manager that records signals instead of dying of them. Outside the main thread it changes nothing.
 

@@ -22,6 +22,7 @@ from sample_factory.algo.sampling.sampling_utils import FinishedRollouts, Vector
 from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.env_actions import preprocess_actions, process_action_space
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.env_layer import close_env
 from sample_factory.algo.utils.life_signs import ENV, PHASE, RUNNING, STARTING, STEPS
 from sample_factory.algo.utils.make_env import BatchedVecEnv, SequentialVectorizeWrapper, make_env_func_batched
 from sample_factory.algo.utils.misc import EPISODIC, POLICY_ID_KEY
@@ -194,4 +195,4 @@ class BatchedVectorEnvRunner(VectorEnvRunner):
 
     def close(self) -> None:
         if self.vec_env is not None:
-            self.vec_env.close()
+            close_env(self.vec_env)

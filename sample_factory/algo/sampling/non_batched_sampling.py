@@ -27,6 +27,7 @@ from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
 from sample_factory.algo.utils.child_process import FinalError
 from sample_factory.algo.utils.env_actions import make_action_converter
 from sample_factory.algo.utils.env_info import EnvInfo, check_env_info
+from sample_factory.algo.utils.env_layer import close_env
 from sample_factory.algo.utils.level_tables import CUT_OFF
 from sample_factory.algo.utils.life_signs import ENV, STEPS
 from sample_factory.algo.utils.make_env import NonBatchedVecEnv, make_env_func_non_batched
@@ -381,4 +382,4 @@ class NonBatchedVectorEnvRunner(VectorEnvRunner):
 
     def close(self) -> None:
         for env in self.envs:
-            env.close()
+            close_env(env)

@@ -35,6 +35,7 @@ from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx, wake_for
 from sample_factory.algo.utils.parent_death import signal_on_parent_death
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.stack_dumps import dump_on_request, request_dump
+from sample_factory.utils import processes
 from sample_factory.utils.logging import console_level, log, set_console_level
 
 # A SIGTERM that was meant for the whole group is followed by a stop message from the main process within this time.
@@ -103,6 +104,11 @@ class ChildProcess(EventLoopProcess):
         self._stack_sender.close()
         # Without this, an exception in the main process would end in multiprocessing waiting for its children for ever.
         Finalize(self, _kill_if_alive, args=(self._process,), exitpriority=_EXIT_PRIORITY)
+
+    def kill(self) -> None:
+        """With all that was started by environments in it: they cannot end that any more."""
+        if self.pid is not None and self.is_alive():
+            processes.kill(self.pid)
 
     def error(self) -> ChildError | None:
         """What the child sent before it died, if anything."""

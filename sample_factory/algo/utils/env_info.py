@@ -29,13 +29,14 @@ from sample_factory.algo.utils.child_process import die_with_parent
 from sample_factory.algo.utils.context import SampleFactoryContext, set_global_context, sf_global_context
 from sample_factory.algo.utils.env_actions import check_action_space
 from sample_factory.algo.utils.env_interfaces import get_default_reward_shaping
-from sample_factory.algo.utils.env_layer import get_multiagent_info
+from sample_factory.algo.utils.env_layer import close_env, get_multiagent_info
 from sample_factory.algo.utils.levels import LevelSpec, level_spec_of
 from sample_factory.algo.utils.multiprocessing_utils import get_mp_ctx
 from sample_factory.algo.utils.restricted_pickle import load_restricted, without_rng
 from sample_factory.cfg.shadowing import flag_value
 from sample_factory.utils.logging import console_level, log, set_console_level
 from sample_factory.utils.paths import ensure_private_dir, private_cache_dir
+from sample_factory.utils.processes import kill
 from sample_factory.utils.typing import ActionSpace, Config, Env, ObsSpace
 
 # To be incremented when the meaning of a field changes: old cache files are then ignored.
@@ -49,7 +50,7 @@ _STACK_DUMP_POLL_SEC = 0.05
 
 
 class EnvProbeError(RuntimeError):
-    """The environment could not be created in the probe process; the message starts with the cause."""
+    """The environment could not be created in the probe process; the last line of the message is the cause."""
 
 
 @dataclass
@@ -156,10 +157,9 @@ def spawn_tmp_env_and_get_info(sf_context: SampleFactoryContext, res_queue: Resu
 
     env = make_env_func_batched(cfg, env_config=None)
     env_info = extract_env_info(env, cfg)
-    env.close()
-    del env
     log.debug("Env info: %s", env_info)
     res_queue.put(env_info)
+    close_env(env)
 
 
 def obtain_env_info_in_a_separate_process(cfg: Config) -> EnvInfo:
@@ -200,7 +200,6 @@ class _EnvProbe:
                 args=(self._payload, sender, dict(os.environ), console_level(), stack_file),
                 name="env_probe",
             )
-            process.daemon = True
             process.start()
             sender.close()  # or the death of the child would not close the pipe
             try:
@@ -209,15 +208,17 @@ class _EnvProbe:
                 return env_info
             finally:
                 receiver.close()
-                process.kill()
+                if process.is_alive():
+                    kill(process.pid)  # with what the environment has started
                 process.join()
 
     def _wait_for_answer(self, process: Any, receiver: Any, stack_file: str) -> EnvInfo:
         ready = multiprocessing.connection.wait([receiver, process.sentinel], timeout=self.timeout_sec)
         if not ready:
             raise EnvProbeError(
+                f"The process that creates the environment was here:\n{_request_stack(process, stack_file)}\n"
                 f"The environment {self.env_name!r} was not created within {self.timeout_sec:g} seconds "
-                f"(--startup_timeout). Its process was here:\n{_request_stack(process, stack_file)}"
+                "(--startup_timeout)"
             )
         try:
             answer = receiver.recv() if receiver.poll() else None
@@ -230,8 +231,9 @@ class _EnvProbe:
                 f"({_describe_exit(process.exitcode)})"
             )
         if isinstance(answer, _ProbeFailure):
+            reason = answer.traceback_text.strip().splitlines()[-1]
             raise EnvProbeError(
-                f"{answer.traceback_text}\nThe environment {self.env_name!r} could not be created, see above"
+                f"{answer.traceback_text}\nThe environment {self.env_name!r} could not be created: {reason}"
             )
         return answer
 

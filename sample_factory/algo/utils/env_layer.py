@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import Any
 
 import gymnasium as gym
 
 from sample_factory.algo.utils.gymnasium_utils import get_env_attr
+from sample_factory.utils.logging import log
 from sample_factory.utils.typing import Env
 
 OBS_KEY = "obs"  # of observations that are no dicts
@@ -23,6 +25,14 @@ def get_multiagent_info(env: Env) -> tuple[bool, int]:
 
 def is_multiagent_env(env: Env) -> bool:
     return get_multiagent_info(env)[0]
+
+
+def close_env(env: Env) -> None:
+    """Close an environment that has served its purpose: what goes wrong there is logged, and is no reason to fail."""
+    try:
+        env.close()
+    except Exception:
+        log.error(f"An environment could not be closed:\n{traceback.format_exc()}")
 
 
 # The layers return lists and tensors per agent, which `gym.Env` has no types for.

@@ -5,14 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.forkserver
 import multiprocessing.resource_tracker
+import multiprocessing.util
 import os
 import signal
+import tempfile
 from contextlib import suppress
 from functools import lru_cache
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any
 
+from sample_factory.utils.logging import log
 from sample_factory.utils.typing import MpLock
 
 # Imported once by the fork server; every child then starts with them in (copy-on-write) memory. What is missing here
@@ -31,6 +34,10 @@ _PRELOADED_MODULES = [
     "sample_factory.algo.utils.fork_server_ready",
 ]
 
+_MAX_SOCKET_PATH = 100  # bytes; Linux allows 107, other systems 103
+_EXAMPLE_OF_SOCKET = "pymp-12345678/listener-12345678"
+_SHORT_TEMPORARY_FOLDER = "/tmp"
+
 
 @lru_cache(maxsize=1)
 def _parallel_ctx() -> BaseContext:
@@ -40,10 +47,26 @@ def _parallel_ctx() -> BaseContext:
     threads) without paying a second of imports and 160 MB per process.
     """
     if "forkserver" in multiprocessing.get_all_start_methods():
+        _choose_folder_for_sockets()
         ctx = multiprocessing.get_context("forkserver")
         ctx.set_forkserver_preload(list(_PRELOADED_MODULES))
         return ctx
     return multiprocessing.get_context("spawn")
+
+
+def _choose_folder_for_sockets() -> None:
+    """The fork server listens on a socket in a temporary folder, whose path may have about a hundred characters: too
+    few for the folders that some batch systems put TMPDIR to.
+    """
+    if len(os.path.join(tempfile.gettempdir(), _EXAMPLE_OF_SOCKET)) <= _MAX_SOCKET_PATH:
+        return
+    usual, tempfile.tempdir = tempfile.tempdir, _SHORT_TEMPORARY_FOLDER
+    try:
+        multiprocessing.util.get_temp_dir()  # it is made once, and removed at exit
+    except OSError as exc:
+        log.warning(f"Sockets of the fork server go to {usual}, where they may not work: {exc}")
+    finally:
+        tempfile.tempdir = usual
 
 
 def get_mp_ctx(serial: bool) -> BaseContext | None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import pprint
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -141,6 +143,8 @@ def _supervise(config: Config, meeting_point: str) -> StatusCode:
                 processes[0].join(_GRACE_SEC)  # it explains errors that all ranks have
         finally:
             _end_all(processes)
+    if signals.kill_requested():
+        return signals.status()
     if dead is not None and dead.exitcode == _RANK_USAGE_ERROR:
         return USAGE_ERROR
     if dead is not None and not (signals.stop_requested() and dead.exitcode == -signal.SIGTERM):
@@ -148,7 +152,8 @@ def _supervise(config: Config, meeting_point: str) -> StatusCode:
         return ExperimentStatus.FAILURE
     if signals.stop_requested():
         return signals.status()
-    return processes[0].exitcode or ExperimentStatus.SUCCESS
+    # A rank that a signal was sent to knows which one; the others only know that they are to stop.
+    return max(process.exitcode or ExperimentStatus.SUCCESS for process in processes)
 
 
 def _wait_for(processes: Sequence[BaseProcess], signals: TerminationSignals) -> BaseProcess | None:
@@ -165,6 +170,9 @@ def _wait_for(processes: Sequence[BaseProcess], signals: TerminationSignals) -> 
             passed_on = True
             for process in running:
                 process.terminate()  # a rank saves and ends in an orderly way
+                assert process.pid is not None
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGCONT)  # also if somebody has stopped it
     return None
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def test_a_signal_saves_a_run_of_several_ranks(tmp_path: Path) -> None:
     try:
         read_until(process, "| _tick ")
         ranks = ranks_of(process.pid)
+        os.kill(ranks[1], signal.SIGSTOP)  # its partner waits for it
         process.terminate()
         output, _ = process.communicate(timeout=TIMEOUT_SEC)
     finally:
@@ -144,6 +146,37 @@ def test_a_signal_saves_a_run_of_several_ranks(tmp_path: Path) -> None:
     assert process.returncode == 143, output
     assert checkpoint.load(tmp_path / "run" / "checkpoint.pt")["counters"]["tick"] == ticks(tmp_path / "run")[-1]
     assert not any(Path(f"/proc/{pid}").exists() for pid in ranks)
+
+
+def hangs(config: dict[str, Any], rank: int, meeting_point: str) -> None:
+    """A rank that says that it has started, and that it was asked to end, but does not."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: say(f"{meeting_point}_asked{rank}"))
+    say(f"{meeting_point}_started{rank}")
+    threading.Event().wait()
+
+
+def say(pipe: str) -> None:
+    os.close(os.open(pipe, os.O_WRONLY))
+
+
+def test_a_second_ctrl_c_ends_ranks_that_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting_point = tmp_path / "meeting_point"
+    pipes = [Path(f"{meeting_point}_{word}{rank}") for word in ("started", "asked") for rank in range(2)]
+    for pipe in pipes:
+        os.mkfifo(pipe)
+
+    def press_ctrl_c_twice() -> None:
+        for pipe in pipes:
+            pipe.read_bytes()
+            if pipe in (pipes[1], pipes[3]):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(launch, "_child", hangs)
+    keyboard = threading.Thread(target=press_ctrl_c_twice)
+    keyboard.start()
+    assert launch._supervise(Config(n_devices=2), str(meeting_point)) == 2
+    keyboard.join()
 
 
 def test_ranks_die_with_the_main_process(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -165,3 +166,18 @@ def make_env_with_variable(
     name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None
 ) -> gym.Env:
     return CountingEnv(action_space=spaces.Discrete(int(os.environ["SF_TEST_NUM_ACTIONS"])))
+
+
+class DemandingEnv(CountingEnv):
+    """Works with a process of its own, and cannot be closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        multiprocessing.get_context("fork").Process(target=time.sleep, args=(1000,), daemon=True).start()
+
+    def close(self) -> None:
+        raise RuntimeError("it is closed already")
+
+
+def make_demanding_env(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> gym.Env:
+    return DemandingEnv()

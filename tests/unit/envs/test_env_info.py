@@ -35,7 +35,7 @@ from tests.unit.envs.sample_envs import CountingEnv, TwoAgentEnv, make_cfg
 def clean_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     reset_global_context()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for name in ("counting", "raising", "killed", "exiting", "hanging", "two_agent"):
+    for name in ("counting", "raising", "killed", "exiting", "hanging", "two_agent", "demanding"):
         register_env(name, getattr(sample_envs, f"make_{name}_env"))
     register_env("with_variable", sample_envs.make_env_with_variable)
     yield
@@ -118,6 +118,12 @@ def test_probe_returns_env_info() -> None:
     info = obtain_env_info_in_a_separate_process(make_cfg("two_agent"))
     assert info.num_agents == 2 and info.action_space == spaces.Discrete(5)
     assert info == extract_env_info(BatchedVecEnv(TwoAgentEnv()), make_cfg())
+
+
+@pytest.mark.multiproc
+def test_environments_may_start_processes_and_fail_to_be_closed() -> None:
+    assert obtain_env_info_in_a_separate_process(make_cfg("demanding")).action_space == spaces.Discrete(5)
+    assert num_probe_processes() == 0
 
 
 @pytest.mark.multiproc
