@@ -152,9 +152,11 @@ def spawn_tmp_env_and_get_info(sf_context: SampleFactoryContext, res_queue: Resu
     """Create the environment, put its :class:`EnvInfo` into the queue, close it. Runs in a process of its own."""
     set_global_context(sf_context)
     # lazy: the environment layer is above this one
-    from sample_factory.algo.utils.make_env import make_env_func_batched
+    from sample_factory.algo.utils.make_env import make_env_func_batched, refuse_vector_env
 
     env = make_env_func_batched(cfg, env_config=None)
+    if not cfg.batched_sampling:
+        refuse_vector_env(env)  # here, not in every worker and each of its successors
     env_info = extract_env_info(env, cfg)
     env.close()
     del env
