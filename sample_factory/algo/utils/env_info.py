@@ -108,7 +108,8 @@ def _check_obs_space(obs_space: ObsSpace) -> None:
         if space.shape is None or isinstance(space, (spaces.Dict, spaces.Tuple)):
             raise ValueError(
                 f"Observation {key!r} has the space {space}, which is not supported: use Box, Discrete, MultiDiscrete "
-                "or MultiBinary components (gymnasium.wrappers.FlattenObservation converts nested spaces)"
+                "or MultiBinary components (gymnasium.wrappers.FlattenObservation converts nested spaces, "
+                "FilterObservation leaves components out)"
             )
 
 
