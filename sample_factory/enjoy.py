@@ -84,7 +84,10 @@ def enjoy(cfg: Config) -> EvaluationOutcome:
         `(status, average_reward)`: the mean reward over all finished episodes of all agents, NaN if none finished.
         The pair is also the status as an integer, so that `sys.exit(enjoy(cfg))` ends with the right code.
     """
-    return EvaluationOutcome(ExperimentStatus.SUCCESS, _evaluate(load_from_checkpoint(cfg)).average_reward)
+    cfg = load_from_checkpoint(cfg)
+    stats = _evaluate(cfg)
+    log.info("%s", _result_line(cfg, stats))
+    return EvaluationOutcome(ExperimentStatus.SUCCESS, stats.average_reward)
 
 
 def _evaluate(cfg: AttrDict) -> EpisodeStats:

@@ -62,6 +62,10 @@ class EnvPoolResetFixWrapper(_EnvPoolLayer):
                 obs[done_ids] = fresh_obs
         return obs, rewards, terminated, truncated, infos
 
+    def render(self) -> Any:
+        frames = self.env.render()  # [1, H, W, 3]: of the first sub-environment; None if it goes to a window
+        return None if frames is None else frames[0]
+
 
 class BatchedRecordEpisodeStatistics(_EnvPoolLayer):
     """Adds ``infos["r"]`` and ``infos["l"]``: return and length of the episodes up to this step, ``[num_envs]``."""
@@ -94,13 +98,17 @@ class BatchedRecordEpisodeStatistics(_EnvPoolLayer):
         return obs, rewards, terminated, truncated, infos
 
 
-def make_envpool_env(env_id: str, num_envs: int, seed: int, **kwargs: Any) -> BatchedRecordEpisodeStatistics:
+def make_envpool_env(
+    env_id: str, num_envs: int, seed: int, render_mode: str | None = None, **kwargs: Any
+) -> BatchedRecordEpisodeStatistics:
     """EnvPool environment ``env_id`` with ``num_envs`` sub-environments that keeps the conventions."""
     try:
         import envpool
     except ImportError as exc:
         raise ImportError(f"{env_id} is made by the package envpool ({exc}); pip install envpool") from exc
 
+    if render_mode is not None:  # versions without rendering do not know the argument
+        kwargs["render_mode"] = render_mode
     env = envpool.make(env_id, env_type="gymnasium", num_envs=num_envs, seed=seed, **kwargs)
     return BatchedRecordEpisodeStatistics(EnvPoolResetFixWrapper(env), num_envs=num_envs)
 

@@ -112,6 +112,7 @@ def check_action_space(action_space: ActionSpace) -> None:
                 f"Action space {action_space} contains {part}, which is not supported: "
                 "use Discrete, MultiDiscrete, Box or a Tuple of these (wrap the environment to convert)"
             )
+        calc_num_actions(part)  # raises for a Box that is not one-dimensional
 
 
 def is_mixed_tuple(action_space: ActionSpace) -> bool:

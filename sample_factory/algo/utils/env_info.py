@@ -109,7 +109,8 @@ def _check_obs_space(obs_space: ObsSpace) -> None:
         if space.shape is None or isinstance(space, (spaces.Dict, spaces.Tuple)):
             raise ValueError(
                 f"Observation {key!r} has the space {space}, which is not supported: use Box, Discrete, MultiDiscrete "
-                "or MultiBinary components (gymnasium.wrappers.FlattenObservation converts nested spaces)"
+                "or MultiBinary components (gymnasium.wrappers.FlattenObservation converts nested spaces, "
+                "FilterObservation leaves components out)"
             )
 
 
@@ -153,9 +154,11 @@ def spawn_tmp_env_and_get_info(sf_context: SampleFactoryContext, res_queue: Resu
     """Create the environment, put its :class:`EnvInfo` into the queue, close it. Runs in a process of its own."""
     set_global_context(sf_context)
     # lazy: the environment layer is above this one
-    from sample_factory.algo.utils.make_env import make_env_func_batched
+    from sample_factory.algo.utils.make_env import make_env_func_batched, refuse_vector_env
 
     env = make_env_func_batched(cfg, env_config=None)
+    if not cfg.batched_sampling:
+        refuse_vector_env(env)  # here, not in every worker and each of its successors
     env_info = extract_env_info(env, cfg)
     log.debug("Env info: %s", env_info)
     res_queue.put(env_info)

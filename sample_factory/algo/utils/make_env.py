@@ -89,6 +89,13 @@ class NonBatchedDictObservationsWrapper(EnvLayer):
         return [{OBS_KEY: o} for o in obs], rewards, terminated, truncated, infos
 
 
+def refuse_vector_env(env: Env) -> None:
+    """:raises ValueError: ``env`` is a Gymnasium vector environment, which needs batched sampling."""
+    adapter = find_wrapper_interface(env, VectorEnvAdapter)
+    if adapter is not None:
+        raise ValueError(f"{adapter.env} is a vector environment: it can only be used with --batched_sampling=True")
+
+
 class NonBatchedVecEnv(EnvLayer):
     """Any environment in the non-batched form described above.
 
@@ -97,8 +104,7 @@ class NonBatchedVecEnv(EnvLayer):
 
     def __init__(self, env: Env):
         env = adapt_vector_env(env)
-        if find_wrapper_interface(env, VectorEnvAdapter) is not None:
-            raise ValueError(f"{env} is a vector environment: it can only be used with --batched_sampling=True")
+        refuse_vector_env(env)
         # What the layers below do to an environment, for callers that do it for many environments at once.
         self.single_agent_env: Env | None = None if is_multiagent_env(env) else env
         self.wraps_obs = not isinstance(env.observation_space, spaces.Dict)

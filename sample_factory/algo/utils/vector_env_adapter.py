@@ -109,7 +109,8 @@ class VectorEnvAdapter(gym.Env):
         return obs, rewards, terminated, truncated, agent_infos
 
     def render(self) -> Any:
-        return self.env.render()
+        frames = self.env.render()  # of all sub-environments: the first one is shown
+        return frames[0] if isinstance(frames, (list, tuple)) and len(frames) > 0 else frames
 
     def close(self) -> None:
         self.env.close()

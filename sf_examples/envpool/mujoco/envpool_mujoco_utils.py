@@ -18,6 +18,7 @@ def make_mujoco_env(env_name: str, cfg: Config | None, env_config: Any, render_m
         mujoco_env_by_name(env_name).env_id,
         num_envs=cfg.env_agents,
         seed=envpool_seed(cfg.seed, env_config),
+        render_mode=render_mode,
         num_threads=cfg.envpool_num_threads,
         thread_affinity_offset=cfg.envpool_thread_affinity_offset,
     )

@@ -25,6 +25,7 @@ def make_cfg(env: str = "counting", **overrides: Any) -> AttrDict:
             "env_gpu_actions": False,
             "env_gpu_observations": True,
             "env_frameskip": 1,
+            "batched_sampling": False,
             "use_env_info_cache": False,
             "startup_timeout": 60,
             **overrides,
@@ -142,6 +143,12 @@ def make_counting_env(name: str, cfg: Any = None, env_config: Any = None, render
 
 def make_two_agent_env(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> gym.Env:
     return TwoAgentEnv()
+
+
+def make_vector_env(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> Any:
+    env = gym.vector.SyncVectorEnv([CountingEnv, CountingEnv])
+    env.metadata = {**env.metadata, "autoreset_mode": "SameStep"}
+    return env
 
 
 def make_raising_env(name: str, cfg: Any = None, env_config: Any = None, render_mode: str | None = None) -> gym.Env:

@@ -129,7 +129,11 @@ def test_batched_accepts_numpy() -> None:
     assert preprocess_actions(env_info(spaces.Discrete(3)), np.array([[1.0], [2.0]], np.float32)).tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("space", [spaces.MultiBinary(3), spaces.Dict(a=spaces.Discrete(2)), spaces.Text(4)], ids=str)
+@pytest.mark.parametrize(
+    "space",
+    [spaces.MultiBinary(3), spaces.Dict(a=spaces.Discrete(2)), spaces.Text(4), spaces.Box(-1, 1, (2, 3))],
+    ids=str,
+)
 @pytest.mark.parametrize("nested", [False, True])
 def test_unsupported_spaces_are_named(space: Any, nested: bool) -> None:
     action_space = spaces.Tuple([spaces.Discrete(2), space]) if nested else space

@@ -107,6 +107,18 @@ def test_spawn_function_puts_the_info_into_a_queue() -> None:
     assert queue[0].action_space == spaces.Discrete(5)
 
 
+def test_vector_environments_need_batched_sampling_from_the_start() -> None:
+    class Queue(list):
+        put = list.append
+
+    queue = Queue()
+    register_env("vector", sample_envs.make_vector_env)
+    with pytest.raises(ValueError, match=r"SyncVectorEnv.*--batched_sampling=True"):
+        spawn_tmp_env_and_get_info(sf_global_context(), queue, make_cfg("vector"))
+    spawn_tmp_env_and_get_info(sf_global_context(), queue, make_cfg("vector", batched_sampling=True))
+    assert queue[0].num_agents == 2
+
+
 def test_cache_file_name_has_no_path_separators() -> None:
     name = env_info_cache_filename(make_cfg("ALE/../Pong-v5"))
     assert re.fullmatch(r"env_info_ALE_\.\._Pong-v5_[0-9a-f]{8}", os.path.basename(name))

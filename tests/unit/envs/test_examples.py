@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -258,6 +260,9 @@ class FakeEnvPool:
         obs = self.steps[:, None].astype(np.float32)
         return obs, np.ones(len(self.steps)), terminated, np.zeros_like(terminated), {}
 
+    def render(self) -> np.ndarray:
+        return np.full((1, 4, 6, 3), self.steps[0], np.uint8)  # of the first sub-environment only
+
     def close(self) -> None:
         self.steps[:] = -1
 
@@ -275,7 +280,31 @@ def test_envpool_wrappers() -> None:
     assert infos["r"].tolist() == [2, 2] and infos["l"].tolist() == [2, 2] and pool.resets == [None, [0]]
     *_, infos = env.step(np.array([0, 0]))
     assert infos["r"].tolist() == [1, 3], "counted from the start of each episode"
+    assert env.render().shape == (4, 6, 3), "one picture, as a video wants it"
     env.close()
+
+
+@pytest.mark.parametrize("render_mode", [None, "rgb_array"])
+@pytest.mark.parametrize(
+    ("module", "factory", "env_name"),
+    [
+        ("atari.envpool_atari_utils", "make_atari_env", "atari_pong"),
+        ("mujoco.envpool_mujoco_utils", "make_mujoco_env", "mujoco_ant"),
+    ],
+)
+def test_envpool_is_told_to_render(monkeypatch, module, factory, env_name, render_mode) -> None:
+    made: list[dict[str, Any]] = []
+
+    def make(env_id: str, **kwargs: Any) -> FakeEnvPool:
+        made.append(kwargs)
+        return FakeEnvPool([2, 3])
+
+    monkeypatch.setitem(sys.modules, "envpool", SimpleNamespace(make=make))
+    cfg = AttrDict(env_agents=2, seed=None, envpool_num_threads=1, envpool_thread_affinity_offset=-1)
+    cfg.update(env_frameskip=4, env_framestack=4)
+    make_env = getattr(importlib.import_module(f"sf_examples.envpool.{module}"), factory)
+    make_env(env_name, cfg, None, render_mode)
+    assert made[0].get("render_mode") == render_mode and ("render_mode" in made[0]) == (render_mode is not None)
 
 
 def test_envpool_seeds_do_not_overlap() -> None:

@@ -9,7 +9,12 @@ import pytest
 from gymnasium import spaces
 
 from sample_factory.algo.utils.gymnasium_utils import convert_space, get_env_attr, patch_non_gymnasium_env
-from sample_factory.envs.gymnasium_compat import gymnasium_wrapper, import_env_plugin, make_gym_env
+from sample_factory.envs.gymnasium_compat import (
+    adapt_observations,
+    gymnasium_wrapper,
+    import_env_plugin,
+    make_gym_env,
+)
 from tests.unit.envs.sample_envs import CountingEnv, TwoAgentEnv
 
 
@@ -123,12 +128,76 @@ def test_make_gym_env_flattens_what_networks_cannot_read(env_id: str) -> None:
     assert isinstance(env.observation_space, spaces.Box) and env.observation_space.contains(obs)
 
 
+class _SampledEnv(CountingEnv):
+    """Observations are samples of the space."""
+
+    def obs(self) -> Any:
+        return self.observation_space.sample()
+
+
+class _MissionSpace(spaces.Space[str]):
+    """A string space of a package of its own, as MiniGrid has one."""
+
+    def __init__(self) -> None:
+        super().__init__(dtype=str)
+
+    def sample(self, mask: Any = None, probability: Any = None) -> str:
+        return "go to the door"
+
+
+_SCREEN = spaces.Box(0, 255, (12, 10, 3), np.uint8)
+_HEIGHT = spaces.Box(-1, 1, (), np.float64)
+
+
+def test_images_of_gymnasium_ids_get_their_channels_first() -> None:
+    env = adapt_observations(_SampledEnv(_SCREEN))
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space == spaces.Box(0, 255, (3, 12, 10), np.uint8) and env.observation_space.contains(obs)
+    low, high = np.zeros((12, 10, 3)), np.arange(360.0).reshape(12, 10, 3) + 1
+    space = adapt_observations(_SampledEnv(spaces.Box(low, high, dtype=np.float64))).observation_space
+    np.testing.assert_array_equal(space.high, high.transpose(2, 0, 1))
+
+
+def test_components_of_dict_observations_get_what_encoders_need() -> None:
+    space = spaces.Dict(screen=_SCREEN, height=_HEIGHT, variables=spaces.Box(-1, 1, (2,), np.float32))
+    env = adapt_observations(_SampledEnv(space))
+    obs, _ = env.reset(seed=0)
+    shapes = {key: sub_space.shape for key, sub_space in env.observation_space.spaces.items()}
+    assert shapes == {"screen": (3, 12, 10), "height": (1,), "variables": (2,)}
+    assert env.observation_space.contains(obs) and env.observation_space.contains(env.step(0)[0])
+
+
+@pytest.mark.parametrize("text", [spaces.Text(20), _MissionSpace()], ids=["gymnasium", "minigrid"])
+def test_text_is_left_out(text: spaces.Space, caplog: pytest.LogCaptureFixture) -> None:
+    grid = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+    space = spaces.Dict(image=grid, direction=spaces.Discrete(4), mission=text)
+    env = adapt_observations(_SampledEnv(space))
+    obs, _ = env.reset(seed=0)
+    assert env.observation_space.shape == (7 * 7 * 3 + 4,) and env.observation_space.contains(obs)
+    assert "['mission'] are text" in caplog.text
+    adapt_observations(_SampledEnv(spaces.Dict(image=grid, mission=text)), say_so=False)
+    assert caplog.text.count("text") == 1
+
+
+def test_observations_that_nobody_can_flatten_are_an_error() -> None:
+    with pytest.raises(ValueError, match=r"of the space .* cannot be flattened: register"):
+        adapt_observations(_SampledEnv(spaces.Tuple([_MissionSpace(), spaces.Discrete(2)])))
+
+
+def test_observations_that_encoders_take_are_left_alone() -> None:
+    for space in (spaces.Box(0, 255, (3, 12, 10), np.uint8), spaces.Box(-1, 1, (5,)), spaces.Dict(obs=_HEIGHT)):
+        env = _SampledEnv(space)
+        assert (adapt_observations(env) is env) == (space != spaces.Dict(obs=_HEIGHT))
+
+
 @pytest.mark.parametrize(
     ("env_id", "module", "package"),
     [
         ("PongNoFrameskip-v4", "ale_py", "ale-py"),
         ("ALE/Pong-v5", "ale_py", "ale-py"),
         ("MiniGrid-X-v0", "minigrid", "minigrid"),
+        ("NetHackScore-v0", "nle", "nle"),
+        ("dm_control/hopper-hop-v0", "shimmy", "shimmy"),
     ],
 )
 def test_missing_packages_of_known_environments_are_named(monkeypatch, env_id, module, package):

@@ -118,6 +118,18 @@ def test_unwrapped_envpool_is_refused() -> None:
         adapt_vector_env(EnvPoolLike())
 
 
+def test_one_picture_is_rendered() -> None:
+    vector_env = gym.vector.SyncVectorEnv(
+        [partial(gym.make, "CartPole-v1", render_mode="rgb_array") for _ in range(2)],
+        **({"autoreset_mode": gym.vector.AutoresetMode.SAME_STEP} if HAS_MODES else {}),
+    )
+    env = BatchedVecEnv(vector_env)
+    env.reset(seed=0)
+    if GYMNASIUM_VERSION >= (1, 0):  # 0.29 cannot render vector environments
+        assert env.render().shape == (400, 600, 3)
+    env.close()
+
+
 def test_other_environments_are_left_alone() -> None:
     env = CountingEnv()
     assert adapt_vector_env(env) is env

@@ -53,6 +53,15 @@ def test_returns_the_mean_episode_reward(countdown, tmp_path):
     assert num_steps(countdown) == 15 and countdown[-1] == ("close", None)
 
 
+def test_scripts_show_the_result_even_if_not_all_agents_finished(countdown, tmp_path, caplog):
+    enjoy_module.log.addHandler(caplog.handler)
+    try:
+        enjoy(parse_eval("countdown", tmp_path, "--no_render", "--max_num_frames=4"))
+    finally:
+        enjoy_module.log.removeHandler(caplog.handler)
+    assert "Evaluated countdown (experiment run, policy 0): 0 episodes, average reward nan" in caplog.text
+
+
 def test_q37_evaluates_exactly_the_requested_number_of_frames(countdown, tmp_path):
     enjoy(parse_eval("countdown", tmp_path, "--no_render", "--max_num_frames=12"))
     assert num_steps(countdown) == 12
