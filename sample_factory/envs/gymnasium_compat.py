@@ -10,6 +10,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
+from sample_factory.algo.utils.context import global_model_factory
 from sample_factory.algo.utils.env_layer import OBS_KEY
 from sample_factory.algo.utils.gymnasium_utils import convert_space, get_env_attr, patch_non_gymnasium_env
 from sample_factory.algo.utils.vector_env_adapter import (
@@ -104,18 +105,23 @@ def import_env_plugin(env_id: str) -> str:
 def make_gym_env(
     full_env_name: str, cfg: Config | None = None, env_config: Any = None, render_mode: str | None = None
 ) -> Env:
-    """Factory for any Gymnasium id: ``gym.make``, and :func:`adapt_observations` for the built-in encoders."""
+    """Factory for any Gymnasium id: ``gym.make``, and :func:`adapt_observations` for the built-in encoders.
+
+    A registered encoder gets arrays as the environment gives them.
+    """
     env_id = import_env_plugin(full_env_name)
     env = gym.make(env_id, render_mode=render_mode)
-    return adapt_observations(env, say_so=env_config is None)  # once per run: of the test instance
+    is_test_instance = env_config is None
+    return adapt_observations(env, arrays=not global_model_factory().has_own_encoder, say_so=is_test_instance)
 
 
-def adapt_observations(env: Env, say_so: bool = True) -> Env:
+def adapt_observations(env: Env, arrays: bool = True, say_so: bool = True) -> Env:
     """Observations for the built-in encoders.
 
     Texts of a Dict space are left out. If there are other components than arrays, all are flattened to one vector
     (one-hot); else images get their channels first and scalars a dimension.
 
+    :param arrays: False leaves images and scalars as they are.
     :param say_so: warn about what is left out.
     :raises ValueError: there is nothing that could be flattened.
     """
@@ -132,7 +138,7 @@ def adapt_observations(env: Env, say_so: bool = True) -> Env:
             space = env.observation_space
     if not _has_array_observations(space):
         return _flattened(env)
-    if any(_array_adapter(sub_space) is not None for sub_space in _components(space).values()):
+    if arrays and any(_array_adapter(sub_space) is not None for sub_space in _components(space).values()):
         return ArrayObservations(env)
     return env
 

@@ -60,6 +60,11 @@ class ModelFactory:
     def __init__(self) -> None:
         self._registered: dict[str, Callable[..., Any] | None] = {}
 
+    @property
+    def has_own_encoder(self) -> bool:
+        """Observations go to an encoder that was registered, by itself or with the whole model."""
+        return any(self._registered.get(key) for key in ("make_model_encoder_func", "make_actor_critic_func"))
+
     def register_actor_critic_factory(self, make_actor_critic_func: MakeActorCriticFunc) -> None:
         """Replace the whole model: ``f(cfg, obs_space, action_space) -> ActorCritic``."""
         self.make_actor_critic_func = make_actor_critic_func

@@ -7,7 +7,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
+from sample_factory.algo.utils import context
 from sample_factory.algo.utils.gymnasium_utils import convert_space, get_env_attr, patch_non_gymnasium_env
 from sample_factory.envs.gymnasium_compat import (
     adapt_observations,
@@ -156,6 +158,14 @@ def test_images_of_gymnasium_ids_get_their_channels_first() -> None:
     low, high = np.zeros((12, 10, 3)), np.arange(360.0).reshape(12, 10, 3) + 1
     space = adapt_observations(_SampledEnv(spaces.Box(low, high, dtype=np.float64))).observation_space
     np.testing.assert_array_equal(space.high, high.transpose(2, 0, 1))
+
+
+def test_an_encoder_of_ones_own_gets_images_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "Screens-v0", EnvSpec("Screens-v0", lambda **_: _SampledEnv(_SCREEN)))
+    monkeypatch.setattr(context, "_context", None)
+    assert make_gym_env("Screens-v0").observation_space.shape == (3, 12, 10)
+    context.global_model_factory().register_encoder_factory(lambda *_: None)
+    assert make_gym_env("Screens-v0").observation_space == _SCREEN
 
 
 def test_components_of_dict_observations_get_what_encoders_need() -> None:
