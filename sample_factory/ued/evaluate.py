@@ -67,6 +67,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not split_names(args.env_names) and not args.cvar:
         parser.error("--env_names is needed, for example --env_names=Maze-SixteenRooms,Maze-Labyrinth; or give --cvar")
+    for name in ("cvar_env_name", "cvar_env_options", "cvar_n_levels", "cvar_n_episodes", "cvar_fractions"):
+        if not args.cvar and getattr(args, name) != parser.get_default(name):
+            parser.error(f"--{name} has no effect without --cvar")
     for name in ("n_episodes", "cvar_n_levels", "cvar_n_episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: must be >= 1")

@@ -201,6 +201,7 @@ def test_a_missing_gpu(
         (("--env_names=Maze", "--n_episodes=0"), "--n_episodes=0: must be >= 1"),
         (("--env_names=Maze", "--device=tpu"), "--device=tpu: must be cpu"),
         (("--cvar", "--cvar_fractions=2"), "--cvar_fractions"),
+        (("--env_names=Maze-FourRooms", "--cvar_env_options=n_walls=9"), "--cvar_env_options has no effect without"),
         (("--env_name=Maze",), "--env_name"),
     ],
 )
