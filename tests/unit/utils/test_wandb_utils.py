@@ -203,6 +203,7 @@ def test_nothing_happens_without_the_flag(tmp_path: Path, install):
 @pytest.mark.slow
 def test_real_client_records_offline_if_the_server_refuses(tmp_path: Path, monkeypatch):
     wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")  # or the client prints when this process ends
     for name, value in {"BASE_URL": _refusing_server(), "API_KEY": "a" * 40, "SILENT": "true"}.items():
         monkeypatch.setenv(f"WANDB_{name}", value)
     monkeypatch.delenv("WANDB_MODE", raising=False)
