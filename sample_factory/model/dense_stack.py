@@ -18,6 +18,8 @@ from torch.autograd.function import once_differentiable
 from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, MIN_FLOPS_PER_ROW, row_parts, run_together
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ELU: "elu", nn.ReLU: "relu", nn.Tanh: "tanh"}
+_BLOCK_NUMBERS = 2**18
+"""Of the widest layer of a block of rows, 1 MB: what one layer writes is still in the cache when the next reads it."""
 HOOK_ATTRIBUTES = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 Parameters = Sequence[Tensor]  # weight, bias, weight, bias, ...
@@ -106,6 +108,13 @@ def stack_forward(x: Tensor, parameters: Parameters, activation: str, rounded: b
     return outputs
 
 
+def row_blocks(num_rows: int, parameters: Parameters) -> list[slice]:
+    """The rows in parts of almost equal size that fit into the cache; layers go over one part after the other."""
+    widest = max((weight.shape[0] for weight in parameters[::2]), default=1)
+    number = max(1, -(-num_rows * widest // _BLOCK_NUMBERS))
+    return [slice(num_rows * i // number, num_rows * (i + 1) // number) for i in range(number)]
+
+
 def stack_backward(
     grad: Tensor,
     outputs: Sequence[Tensor],
@@ -164,7 +173,7 @@ def dense(stack: DenseStack, x: Tensor, rounded: bool = False) -> Tensor:
 class Recorder:
     """Stands in for autograd's context where the caller runs the backward pass himself."""
 
-    __slots__ = ("activation", "num_outputs", "rounded", "saved_tensors")
+    __slots__ = ("activation", "blocks", "num_layers", "rounded", "saved_tensors")
 
     needs_input_grad = (False, False, False)
 
@@ -178,13 +187,17 @@ class _DenseHeads(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         *layers, actor_weight, actor_bias, critic_weight, critic_bias = parameters
-        outputs = stack_forward(x, layers, activation, rounded)
         head_weight = torch.cat([actor_weight, critic_weight])  # [A + 1, H]
         # Action by action: the loss works on such rows.
-        heads = torch.mm(head_weight, outputs[-1].t())  # [A + 1, b]
+        heads = head_weight.new_empty(len(head_weight), len(x))  # [A + 1, b]
+        ctx.blocks, ctx.num_layers, saved = row_blocks(len(x), layers), len(layers) // 2, []
+        for rows in ctx.blocks:
+            outputs = stack_forward(x[rows], layers, activation, rounded)
+            torch.mm(head_weight, outputs[-1].t(), out=heads[:, rows])
+            saved += outputs
         heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
-        ctx.activation, ctx.rounded, ctx.num_outputs = activation, rounded, len(outputs)
-        ctx.save_for_backward(*outputs, *layers, head_weight)
+        ctx.activation, ctx.rounded = activation, rounded
+        ctx.save_for_backward(*saved, *layers, head_weight)
         return heads[:-1].t(), heads[-1]
 
     @staticmethod
@@ -195,16 +208,25 @@ class _DenseHeads(torch.autograd.Function):
 
 def _heads_backward(ctx: Any, grad_heads: Tensor) -> tuple[Any, ...]:
     """Gradients of the arguments of ``_DenseHeads.forward``, given those of logits and values ``[A + 1, b]``."""
-    saved = ctx.saved_tensors
-    outputs, layers, head_weight = saved[: ctx.num_outputs], saved[ctx.num_outputs : -1], saved[-1]
-    grad_weight, grad_bias = torch.mm(grad_heads, outputs[-1]), grad_heads.sum(1)
-    needs_input_grad = ctx.needs_input_grad[2]
-    grad_x: Tensor | None = None
-    grads: list[Tensor] = []
-    if layers or needs_input_grad:
-        grad = torch.mm(grad_heads.t(), head_weight)
-        grad_x, grads = stack_backward(grad, outputs, layers, ctx.activation, ctx.rounded, needs_input_grad)
+    *saved, head_weight = ctx.saved_tensors
+    num_outputs, needs_input_grad = ctx.num_layers + 1, ctx.needs_input_grad[2]
+    layers = saved[num_outputs * len(ctx.blocks) :]
+    grads_x: list[Tensor] = []
+    total: list[Tensor] = []
+    for i, rows in enumerate(ctx.blocks):
+        outputs = saved[num_outputs * i : num_outputs * (i + 1)]
+        of_heads = grad_heads[:, rows]
+        grads = [torch.mm(of_heads, outputs[-1]), of_heads.sum(1)]
+        if layers or needs_input_grad:
+            grad = torch.mm(of_heads.t(), head_weight)
+            grad_x, of_layers = stack_backward(grad, outputs, layers, ctx.activation, ctx.rounded, needs_input_grad)
+            grads += of_layers
+            if grad_x is not None:
+                grads_x.append(grad_x)
+        total = [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
+    grad_weight, grad_bias, *grads = total
     heads = (grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:])
+    grad_x = torch.cat(grads_x) if len(grads_x) > 1 else next(iter(grads_x), None)
     return None, None, grad_x, *grads, *heads
 
 

@@ -12,6 +12,7 @@ under way.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from signal_slot.signal_slot import EventLoop, signal
 
+from sample_factory.algo.learning.pace import Pace
 from sample_factory.algo.utils.env_info import EnvInfo
 from sample_factory.algo.utils.heartbeat import HeartbeatStoppableEventLoopObject
 from sample_factory.algo.utils.shared_buffers import BufferMgr, alloc_trajectory_tensors, policy_device
@@ -99,6 +101,7 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
         self._free_slots: deque[int] = deque()
         self._forming_slot: int | None = None
         self._num_formed_rows = 0
+        self._pace = Pace(time.monotonic())
         # Blocks to give back once the batch in this slot was trained on (synchronous mode).
         self._blocks_of_slot: dict[int, list[int]] = {}
 
@@ -147,6 +150,7 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
             if rollouts.policy_id != self.policy_id:
                 raise ValueError(f"{self.object_id} received a trajectory of policy {rollouts.policy_id}")
             self._pending.append(PendingRows(rollouts.block_idx, device, rollouts.rows))
+        self._pace.on_block(time.monotonic())
         self._form_batches()
 
     def on_training_batch_released(self, slot: int, training_iteration: int) -> None:
@@ -155,6 +159,7 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
             self.buffer_mgr.release(self.policy_id, block_idx)
         self._blocks_of_slot[slot] = []
         self._free_slots.append(slot)
+        self._pace.on_batch_trained(time.monotonic(), self._num_full_slots())
         if not self.cfg.async_rl:
             # Asynchronous workers see their blocks become free in shared memory; here a new iteration begins, too.
             self.buffer_mgr.channel.iterations[self.policy_id] = training_iteration
@@ -225,23 +230,33 @@ class Batcher(HeartbeatStoppableEventLoopObject, Configurable):
 
     def _finish_batch(self) -> None:
         slot, self._forming_slot = self._forming_slot, None
+        self._pace.on_batch_formed(time.monotonic())
         self.training_batches_available.emit(slot)
 
     def _update_back_pressure(self) -> None:
-        """More experience would only get old while no slot is free.
-
-        Large blocks are the exception: collecting one takes longer than training on the batches in the slots, so the
-        learner would run dry. There collection goes on as soon as less than another batch waits for a slot.
-        """
+        """More experience would only get old while no slot is free, except for large blocks."""
         if self.cfg.async_rl:
             is_full = bool(self.training_batches) and self._forming_slot is None and not self._free_slots
             if is_full and self._are_blocks_large():
-                is_full = sum(pending.num_rows() for pending in self._pending) >= self.trajectories_per_batch
+                is_full = self._is_next_block_early()
             self.buffer_mgr.channel.set_paused(self.policy_id, is_full)
+            (self._pace.on_pause if is_full else self._pace.on_resume)(time.monotonic())
+
+    def _num_full_slots(self) -> int:
+        """Batches that are trained on or wait for it."""
+        return len(self.training_batches) - len(self._free_slots) - (self._forming_slot is not None)
 
     def _are_blocks_large(self) -> bool:
         """Whether one block fills all slots, and more."""
         return self.buffer_mgr.agents_per_split > self.trajectories_per_batch * len(self.training_batches)
+
+    def _is_next_block_early(self) -> bool:
+        """A large block takes longer to collect than all slots to train on: the learner would run dry without it."""
+        num_pending = sum(pending.num_rows() for pending in self._pending) / self.trajectories_per_batch
+        if num_pending < 1.0:
+            return False
+        # In serial mode nothing happens at the same time, and runs are to be reproducible.
+        return self.cfg.serial_mode or self._pace.is_early(self._num_full_slots() + num_pending)
 
     def profile(self) -> dict[Any, Any]:
         return {self.object_id: self.timing}

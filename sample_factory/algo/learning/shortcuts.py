@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from sample_factory.algo.learning.fused_losses import Tape
+from sample_factory.algo.utils.blas_threads import OneBlasThread
 from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
 
 
@@ -17,6 +18,7 @@ class Shortcuts:
 
     def __init__(self) -> None:
         self._networks = NetworkOfModel()
+        self._one_blas_thread = OneBlasThread()
         self._known: tuple[StandardNetwork | None] | None = None  # while an iteration lasts
         self.tape: Tape | None = None
 
@@ -26,10 +28,15 @@ class Shortcuts:
 
     @contextmanager
     def iteration(self, model: Any) -> Iterator[None]:
-        """A training iteration, during which nobody changes the structure of the model."""
+        """A training iteration, during which nobody changes the structure of the model.
+
+        The arithmetic done in NumPy is so short that a second thread would spend its time on waiting for the next, and
+        all of a core with it.
+        """
         self._known = (self._networks.get(model),)
         try:
-            yield
+            with self._one_blas_thread:
+                yield
         finally:
             self._known = None
 

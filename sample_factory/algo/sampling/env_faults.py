@@ -27,6 +27,8 @@ ENV_FAILURES, BAD_OBSERVATIONS = "env_failures", "bad_observations"
 # More than one process will see: seeds of different restarts stay different.
 MAX_REPAIRS = 1_000_000
 _MAX_LOGGED_BAD_OBSERVATIONS = 10
+# Above, BLAS starts threads, each of which then keeps a core busy with waiting for the next call.
+_MAX_DOT_SIZE = 10_000
 
 
 class BadObservationError(Exception):
@@ -89,6 +91,9 @@ class EnvFaults:
 
 def is_finite(values: np.ndarray) -> bool:
     """Whether all of this 1-D float array is finite. The sum of squares tells in one pass unless it overflows."""
+    if len(values) > _MAX_DOT_SIZE:
+        starts = range(0, len(values), _MAX_DOT_SIZE)
+        return all(is_finite(values[start : start + _MAX_DOT_SIZE]) for start in starts)
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
 
 

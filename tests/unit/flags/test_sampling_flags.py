@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from sample_factory.algo.learning import batcher as batcher_module
 from sample_factory.algo.learning.batcher import Batcher
 from sample_factory.algo.sampling import rollout_worker as rollout_worker_module
 from sample_factory.algo.sampling.batched_sampling import BatchedVectorEnvRunner, preprocess_actions
@@ -221,6 +222,30 @@ def test_large_blocks_are_collected_before_the_learner_runs_dry() -> None:
     assert len(formed) == 2 and is_paused(buffer_mgr), "three of seven rows wait, a batch takes two"
     batcher.on_training_batch_released(formed[0], 1)
     assert len(formed) == 3 and not is_paused(buffer_mgr), "all slots are full, but a single row waits"
+
+
+@pytest.mark.parametrize(("collection_sec", "num_left"), [(0.5, 2), (3.5, 4), (100.0, 6)])
+def test_large_blocks_are_collected_just_in_time(
+    collection_sec: float, num_left: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of seven batches, one per second: collection goes on when the learner will need the next block."""
+    clock = Clock()
+    monkeypatch.setattr(batcher_module, "time", clock)
+    flags = ("--num_workers=1", "--num_envs_per_worker=14", "--num_batches_to_accumulate=2", "--serial_mode=False")
+    batcher, buffer_mgr = make_batcher(*flags)
+    formed: list[int] = []
+    batcher._finish_batch = finish_and_count(batcher, formed)  # type: ignore[method-assign]
+    block = buffer_mgr.blocks_of(0, 0)[0]
+    buffer_mgr.channel.hold_block(0, block.idx)
+    clock.now += collection_sec
+    batcher.on_new_trajectories([FinishedRollouts(0, block.idx, block.rows)], "cpu")
+    assert is_paused(buffer_mgr), "nothing is known about the time that training takes"
+    batches_left = 7
+    while is_paused(buffer_mgr):
+        clock.now += 1.0
+        batcher.on_training_batch_released(formed[7 - batches_left], 8 - batches_left)
+        batches_left -= 1
+    assert batches_left == num_left
 
 
 def test_num_batches_to_accumulate_is_one_in_synchronous_mode() -> None:

@@ -19,7 +19,8 @@ from sample_factory.algo.learning.rnn_utils import build_core_out_from_seq, buil
 from sample_factory.algo.utils.action_distributions import CategoricalActionDistribution
 from sample_factory.algo.utils.optimizers import PortableAdam, can_step_directly
 from sample_factory.algo.utils.running_mean_std import RunningMeanStdInPlace
-from sample_factory.model.dense_stack import dense, dense_with_heads, plain_linear, plain_stack
+from sample_factory.model import dense_stack
+from sample_factory.model.dense_stack import dense, dense_with_heads, plain_linear, plain_stack, row_blocks
 from sample_factory.model.gru_sequence import gru_layer, rows_to_reset
 from sample_factory.model.model_utils import create_mlp
 from sample_factory.utils.attr_dict import AttrDict
@@ -139,7 +140,11 @@ def test_returns(shape: tuple[int, int], some_invalid: bool) -> None:
 
 @pytest.mark.parametrize("activation", [nn.ELU(), nn.ReLU(), nn.Tanh()], ids=lambda a: type(a).__name__)
 @pytest.mark.parametrize("num_inputs", [3, 20])
-def test_dense_stack(activation: nn.Module, num_inputs: int) -> None:
+@pytest.mark.parametrize("block_numbers", [2**18, 16 * 3, 1], ids=["one_block", "blocks", "single_rows"])
+def test_dense_stack(
+    activation: nn.Module, num_inputs: int, block_numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dense_stack, "_BLOCK_NUMBERS", block_numbers)
     torch.manual_seed(0)
     mlp, actor, critic = create_mlp([16, 12], num_inputs, activation), nn.Linear(12, 4), nn.Linear(12, 1)
     parameters = [*mlp.parameters(), *actor.parameters(), *critic.parameters()]
@@ -159,6 +164,15 @@ def test_dense_stack(activation: nn.Module, num_inputs: int) -> None:
     torch.testing.assert_close(given, expected, rtol=1e-5, atol=1e-6)
     separately = gradients(*dense_with_heads(plain_stack(nn.Identity()), *heads, dense(stack, x)))  # type: ignore
     torch.testing.assert_close(separately, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "widest", "num_blocks"), [(0, 64, 1), (4096, 64, 1), (4097, 64, 2), (5, 2**19, 10)]
+)
+def test_row_blocks_cover_all_rows_and_fit_into_the_cache(num_rows: int, widest: int, num_blocks: int) -> None:
+    blocks = row_blocks(num_rows, [torch.empty(8, 4), torch.empty(8), torch.empty(widest, 8), torch.empty(widest)])
+    assert len(blocks) == num_blocks
+    assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(num_rows))
 
 
 def test_gru_layer_is_a_gru_on_cut_sequences() -> None:

@@ -230,3 +230,12 @@ def test_is_finite_agrees_with_looking_at_every_number(dtype: type) -> None:
         for bad in (np.nan, np.inf, -np.inf):
             values[17] = bad
             assert not is_finite(values)
+
+
+def test_is_finite_looks_at_all_parts_of_long_arrays() -> None:
+    values = np.ones(25_000, np.float32)
+    assert is_finite(values)
+    for index in (0, 9_999, 10_000, 24_999):
+        changed = values.copy()
+        changed[index] = np.nan
+        assert not is_finite(changed)

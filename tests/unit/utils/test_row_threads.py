@@ -17,6 +17,7 @@ from sample_factory.algo.utils.row_threads import (
     run_together,
     set_row_threads,
 )
+from sample_factory.model import dense_stack
 from sample_factory.model.dense_stack import DenseStack, RecordedHeads
 from sample_factory.model.gru_sequence import gru_layer
 from sample_factory.ued.models.gru_sequence import gru_states
@@ -148,7 +149,8 @@ def test_recurrent_layers_are_divided(network: Callable[[list[Tensor], Tensor], 
 
 @pytest.mark.parametrize("activation", ["elu", "relu", "tanh"])
 @pytest.mark.parametrize("threads", [2, 4])
-def test_linear_layers_give_the_same(activation: str, threads: int) -> None:
+def test_linear_layers_give_the_same(activation: str, threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dense_stack, "_BLOCK_NUMBERS", 100 * 256)  # several blocks per thread
     generator = torch.Generator().manual_seed(5)
     rows, actions, size = 1003, 3, 256
     shapes = [(size, 6), (size,), (size, size), (size,), (actions, size), (actions,), (1, size), (1,)]
