@@ -4,7 +4,7 @@
 
 ``--original`` is the Python of an environment that has ``sample-factory==2.1.1`` installed. Some seconds after the
 first training report, read from the kernel: private memory of the rollout workers (pages nobody else has), the
-proportional share of all processes together, and what is allocated in ``/dev/shm``. MB are 10^6 bytes.
+proportional share of all processes together, and the memory in use that was made to be shared. MB are 10^6 bytes.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Memory:
 def measure(command: Sequence[str], folder: str, extra_env: dict[str, str], args: argparse.Namespace) -> Memory:
     """:raises RuntimeError: no training report within the time limit."""
     env = {**os.environ, **ENVIRON, "FIRST_STEP_MARK": str(Path(folder) / "first_step"), **extra_env}
-    shm_before = _shm_bytes()
     tree = ProcessTree(command, folder, env)
     watchdog = threading.Timer(args.timeout, tree.process.kill)
     watchdog.start()
@@ -70,27 +69,22 @@ def measure(command: Sequence[str], folder: str, extra_env: dict[str, str], args
                 inference_workers.append(int(found[1]))
             elif (found := _FRAMES.search(line)) and int(found[1]) > 0:
                 time.sleep(args.settle)
-                return _memory_now(workers, inference_workers, shm_before)
+                return _memory_now(workers, inference_workers)
         raise RuntimeError(f"{command[0]}: no training report:\n{''.join(tail)}")
     finally:
         watchdog.cancel()
         tree.kill()
 
 
-def _memory_now(workers: Sequence[int], inference_workers: Sequence[int], shm_before: int) -> Memory:
+def _memory_now(workers: Sequence[int], inference_workers: Sequence[int]) -> Memory:
     everything = [memory_of(process.pid) for process in descendants(os.getpid())]
     return Memory(
         worker_mb=statistics.median(memory_of(pid).private_mb for pid in workers),
         inference_mb=sum(memory_of(pid).private_mb for pid in inference_workers),
         pss_mb=sum(use.pss_mb for use in everything),
-        shm_mb=(_shm_bytes() - shm_before) / 1e6,
+        shm_mb=sum(use.shm_mb for use in everything),
         num_processes=len(everything),
     )
-
-
-def _shm_bytes() -> int:
-    stat = os.statvfs("/dev/shm")
-    return (stat.f_blocks - stat.f_bfree) * stat.f_frsize
 
 
 def measure_case(args: argparse.Namespace, name: str) -> list[Row]:

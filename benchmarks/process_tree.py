@@ -36,10 +36,13 @@ class ProcessInfo:
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """In MB of 10^6 bytes. ``private``: pages nobody else has; ``pss``: shared pages count by their share."""
+    """In MB of 10^6 bytes. ``private``: pages nobody else has; ``pss``: shared pages count by their share;
+    ``shm``: the part of ``pss`` that is memory made to be shared, named or not.
+    """
 
     private_mb: float
     pss_mb: float
+    shm_mb: float
 
 
 def processes() -> Iterator[ProcessInfo]:
@@ -74,7 +77,8 @@ def memory_of(pid: int) -> MemoryUse:
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
         key, value = line.split()[:2]
         kib[key.rstrip(":")] = int(value)
-    return MemoryUse((kib["Private_Clean"] + kib["Private_Dirty"]) * 1024 / 1e6, kib["Pss"] * 1024 / 1e6)
+    private, pss, shm = kib["Private_Clean"] + kib["Private_Dirty"], kib["Pss"], kib["Pss_Shmem"]
+    return MemoryUse(*(amount * 1024 / 1e6 for amount in (private, pss, shm)))
 
 
 class ProcessTree:

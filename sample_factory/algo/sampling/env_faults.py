@@ -28,7 +28,7 @@ ENV_FAILURES, BAD_OBSERVATIONS = "env_failures", "bad_observations"
 MAX_REPAIRS = 1_000_000
 _MAX_LOGGED_BAD_OBSERVATIONS = 10
 # Above, BLAS starts threads, each of which then keeps a core busy with waiting for the next call.
-_MAX_DOT_SIZE = 10_000
+MAX_DOT_SIZE = 10_000
 
 
 class BadObservationError(Exception):
@@ -91,9 +91,9 @@ class EnvFaults:
 
 def is_finite(values: np.ndarray) -> bool:
     """Whether all of this 1-D float array is finite. The sum of squares tells in one pass unless it overflows."""
-    if len(values) > _MAX_DOT_SIZE:
-        starts = range(0, len(values), _MAX_DOT_SIZE)
-        return all(is_finite(values[start : start + _MAX_DOT_SIZE]) for start in starts)
+    if len(values) > MAX_DOT_SIZE:
+        starts = range(0, len(values), MAX_DOT_SIZE)
+        return all(is_finite(values[start : start + MAX_DOT_SIZE]) for start in starts)
     return math.isfinite(values.dot(values)) or bool(np.isfinite(values).all())
 
 

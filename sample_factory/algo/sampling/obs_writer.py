@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sample_factory.algo.sampling.env_faults import check_column, checked_value, is_finite, value_of
+from sample_factory.algo.sampling.env_faults import MAX_DOT_SIZE, check_column, checked_value, is_finite, value_of
 
 # Larger observations are written one by one: joining them first would copy them twice.
 _MAX_JOINED_BYTES = 1024
@@ -28,6 +28,7 @@ class ObsWriter:
         self._joins = {key: flat is not None and _is_joined(columns[key]) for key, flat in self._flat.items()}
         self._unseen = set(columns)
         self._is_float = {key: array.dtype.kind == "f" for key, array in columns.items()}
+        self._is_short = {key: flat is None or len(flat[0]) <= MAX_DOT_SIZE for key, flat in self._flat.items()}
 
     def write(self, step: int, obs: Sequence[Any]) -> None:
         """``obs``: one dict per agent. Agents that are not in the game may have none (``None``): zeros then."""
@@ -64,7 +65,8 @@ class ObsWriter:
                 self._joins[key] = False
             else:
                 joined = flat[step]
-                if self._is_float[key] and not math.isfinite(joined.dot(joined)):  # saves two calls in the usual case
+                # Saves two calls in the usual case.
+                if self._is_float[key] and not (self._is_short[key] and math.isfinite(joined.dot(joined))):
                     self._check(key, step)
                 return
         column = self._columns[key]

@@ -239,3 +239,14 @@ def test_is_finite_looks_at_all_parts_of_long_arrays() -> None:
         changed = values.copy()
         changed[index] = np.nan
         assert not is_finite(changed)
+
+
+def test_E9_one_bad_number_among_many_agents_is_found() -> None:
+    num_agents, size = 200, 64  # more numbers than are summed at once
+    writer = ObsWriter({"obs": np.zeros((3, num_agents, size), np.float32).swapaxes(0, 1)})
+    values = [np.full(size, 1.0, np.float32) for _ in range(num_agents)]
+    writer.write_key("obs", 1, values)
+    values[150][7] = np.nan
+    with pytest.raises(BadObservationError, match="element 7 is nan") as raised:
+        writer.write_key("obs", 2, values)
+    assert raised.value.row == 150
