@@ -29,7 +29,7 @@ from sample_factory.algo.learning.lr_schedules import (
     LinearDecayScheduler,
     get_lr_scheduler,
 )
-from sample_factory.algo.learning.minibatches import split_into_minibatches, take_minibatch
+from sample_factory.algo.learning.minibatches import forget_step, split_into_minibatches, take_minibatch
 from sample_factory.algo.learning.persistence import model_initialization_data
 from sample_factory.algo.learning.policy_update import (
     forward_minibatch,
@@ -244,7 +244,7 @@ class Learner(PopulationMember):
             for batch_num, (mb, mb_invalids) in enumerate(self._minibatches(buff, batch_size, experience_size)):
                 if mb_invalids == mb.valids.numel():
                     continue
-                var.clear()  # else its graph would outlive the step
+                forget_step(var)
                 var = self._sgd_step(stepper, mb, mb_invalids, minibatch_log)
                 var.update(epoch=epoch, batch_num=batch_num, is_last=False, num_sgd_steps=len(minibatch_log))
                 if scheduler.invoke_after_each_minibatch():
@@ -266,6 +266,7 @@ class Learner(PopulationMember):
             if stats is None and (record_at is not None or has_high_loss):
                 var.is_last = True
                 stats = self._record_summaries(var)
+        forget_step(var)
         if stats is not None:
             self.last_summary_time = time.time()
         return stats

@@ -72,3 +72,14 @@ def take_minibatch(dataset: TensorDict, indices: MinibatchIndices) -> AttrDict:
         return x.index_select(0, indices_on[x.device])
 
     return AttrDict({key: take(value) for key, value in dataset.items()})
+
+
+def forget_step(variables: AttrDict) -> None:
+    """Let go of the variables of an SGD step and of its minibatch ``mb``, if there are any.
+
+    An :class:`AttrDict` refers to itself. What it holds, the graph of the losses and whole batches of images, would
+    stay until Python's garbage collector comes by, which is after hundreds of steps.
+    """
+    if "mb" in variables:
+        variables.mb.clear()
+    variables.clear()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gymnasium import spaces
 
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.learning.train_stats import MinibatchLog, MinibatchRecord, stack_record
+from sample_factory.algo.utils.misc import TRAIN_STATS
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
 
@@ -52,6 +56,46 @@ def test_q12_linear_decay_through_the_learner(tmp_path: Path) -> None:
             learner.save()
             learner = make_learner(make_cfg(tmp_path, *flags), make_env_info(frameskip=4))
     assert rates == pytest.approx([0.0075, 0.005, 0.0025, 0.0])
+
+
+# --- memory ---
+
+ACTION_SPACES = {
+    "discrete": spaces.Discrete(3),
+    "continuous": spaces.Box(-1.0, 1.0, (2,), np.float32),
+    "tuple": spaces.Tuple((spaces.Discrete(2), spaces.Box(-1.0, 1.0, (2,), np.float32))),
+}
+IMAGES = spaces.Dict(obs=spaces.Box(0, 255, (3, 36, 36), np.uint8))
+
+
+@pytest.mark.parametrize("kind", [*ACTION_SPACES, "recurrent", "images", "vtrace", "reports"])
+def test_nothing_of_an_iteration_waits_for_the_garbage_collector(tmp_path: Path, kind: str) -> None:
+    """Which comes by so rarely that gigabytes of images would wait for it."""
+    flags = {
+        "recurrent": ("--use_rnn=True", "--recurrence=8"),
+        "vtrace": ("--with_vtrace=True", "--recurrence=8", "--normalize_returns=False"),
+        "reports": ("--summaries_use_frameskip=True",),
+    }.get(kind, ())
+    env_info = make_env_info(ACTION_SPACES.get(kind), **({"obs_space": IMAGES} if kind == "images" else {}))
+    learner = make_learner(make_cfg(tmp_path, "--num_epochs=2", "--num_batches_per_epoch=2", *flags), env_info)
+    batch = make_batch(learner)
+
+    def num_tensors_after_training() -> int:
+        if kind == "reports":
+            learner.last_summary_time = 0.0
+        message = learner.train(batch)
+        assert message is not None and (kind != "reports" or TRAIN_STATS in message)
+        del message
+        return sum(issubclass(type(x), torch.Tensor) for x in gc.get_objects())
+
+    num_tensors_after_training()
+    gc.collect()
+    gc.disable()
+    try:
+        counts = [num_tensors_after_training() for _ in range(3)]
+    finally:
+        gc.enable()
+    assert counts[-1] <= counts[0]
 
 
 # --- reports ---
