@@ -2,7 +2,7 @@
 
     python -m benchmarks.inference_latency
 
-Calls what an inference worker calls for one request, on one thread and on trajectory memory as the workers have it.
+Calls what rollout and inference workers call for one request, on one thread and on trajectory memory as they have it.
 The median of batches of calls is reported. There is no opponent: the original cannot be called from outside.
 """
 
@@ -13,14 +13,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium import spaces
 
 from benchmarks.results_io import Row, write_result
-from sample_factory.algo.sampling.request_batching import RequestBatch, RowsAtStep, act
+from sample_factory.algo.sampling.actors import make_actor
 from sample_factory.algo.utils.env_info import ENV_INFO_PROTOCOL_VERSION, EnvInfo
+from sample_factory.algo.utils.policy_channel import PolicyRequest
 from sample_factory.algo.utils.shared_buffers import BufferMgr
 from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 from sample_factory.model.actor_critic import ActorCritic, create_actor_critic
@@ -63,14 +65,22 @@ def make_cfg(flags: tuple[str, ...], num_envs: int) -> Config:
     return parse_full_cfg(parser, argv)
 
 
-def make_call(model: ActorCritic, buffer_mgr: BufferMgr, num_envs: int) -> Callable[[int], None]:
+class ModelOnly:
+    """What an actor needs of a parameter client."""
+
+    policy_version = 1
+
+    def __init__(self, actor_critic: ActorCritic):
+        self.actor_critic = actor_critic
+
+
+def make_call(cfg: Config, model: ActorCritic, buffer_mgr: BufferMgr) -> Callable[[int], None]:
     """The only contact with the code under test: serve one request of a whole split at this rollout step."""
-    device = torch.device("cpu")
-    tensors = buffer_mgr.traj_tensors_torch["cpu"]
+    client: Any = ModelOnly(model)
+    actor = make_actor(cfg, buffer_mgr, 0, 0, client, torch.device("cpu"))
 
     def call(step: int) -> None:
-        batch = RequestBatch(tensors, "cpu", [RowsAtStep(slice(0, num_envs), step, num_envs)])
-        batch.store(act(model, *batch.inputs(), device, False), policy_version=1)
+        actor.serve([PolicyRequest(0, 0, block_idx=0, rollout_step=step, partial=False, number=1)])
 
     return call
 
@@ -86,7 +96,7 @@ def microseconds(case: Case, num_envs: int, seconds: float) -> float:
         torch.randint(0, 256, obs.shape, dtype=torch.uint8) if obs.dtype == torch.uint8 else torch.randn(obs.shape)
     )
     model = create_actor_critic(cfg, obs_space, action_space).eval()
-    call = make_call(model, buffer_mgr, num_envs)
+    call = make_call(cfg, model, buffer_mgr)
     samples: list[float] = []
     with torch.inference_mode():
         for step in range(ROLLOUT):  # caches, allocator

@@ -1,7 +1,8 @@
 """The work of a policy without a framework: one forward pass, one SGD step.
 
-Each is offered with this project's model and, for vector observations, with the same network written down in PyTorch
-and, where it only acts, in NumPy, with nothing around it. What is slower than another way is no limit.
+Each is offered with this project's model as a module, with the project's shortcuts for standard models and, for vector
+observations, with the same network written down in PyTorch and, where it only acts, in NumPy, with nothing around it.
+What is slower than another way is no limit.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from sample_factory.algo.sampling.numpy_policy import NumpyPolicy, PolicyOutputs, compile_policy
+from sample_factory.algo.utils.action_distributions import calc_num_action_parameters, calc_num_actions
 from sample_factory.algo.utils.optimizers import make_optimizer
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
+from sample_factory.model.standard_network import NetworkOfModel, StandardNetwork
 
 if TYPE_CHECKING:
     from sample_factory.utils.typing import Config
@@ -42,6 +46,11 @@ def model_functions(
     acting_obs, learning_obs = _observations(dict_space, num_rows), _observations(dict_space, cfg.batch_size)
     model = create_actor_critic(cfg, dict_space, action_space)
     acting, learning = [_act_with_model(cfg, model, acting_obs)], [_learn_with_model(cfg, model, learning_obs)]
+    policy, network = compile_policy(model, np.random.default_rng(0), deterministic=False), NetworkOfModel().get(model)
+    if policy is not None:
+        acting.append(_act_compiled(cfg, policy, acting_obs, action_space))
+    if network is not None and isinstance(action_space, gym.spaces.Discrete):
+        learning.append(_learn_with_network(cfg, model, network, learning_obs))
     sole_space = next(iter(dict_space.spaces.values()))
     is_plain = len(dict_space.spaces) == 1 and len(sole_space.shape or ()) == 1 and not cfg.decoder_mlp_layers
     if is_plain and isinstance(action_space, gym.spaces.Discrete) and (not cfg.use_rnn or cfg.rnn_type == "gru"):
@@ -111,6 +120,21 @@ def _act_with_model(cfg: Config, model: Any, obs: dict[str, Tensor]) -> Work:
     return act
 
 
+def _act_compiled(cfg: Config, policy: NumpyPolicy, obs: dict[str, Tensor], action_space: gym.Space) -> Work:
+    arrays = {key: value.numpy() for key, value in obs.items()}
+    num_rows = len(next(iter(arrays.values())))
+    states, next_states = np.zeros((2, num_rows, get_rnn_size(cfg)), np.float32)
+    widths = calc_num_actions(action_space), calc_num_action_parameters(action_space)
+    actions, logits = (np.zeros((num_rows, width), np.float32) for width in widths)
+    log_probs, values = np.zeros((2, num_rows), np.float32)
+
+    def act() -> int:
+        policy.act(arrays, states, PolicyOutputs(actions, logits, log_probs, values), next_states)
+        return num_rows
+
+    return act
+
+
 def _act_bare(network: BareNetwork, obs: Tensor) -> Work:
     rows = obs[None]  # [1, rows, obs]
     states = None
@@ -155,6 +179,22 @@ def _learn_with_model(cfg: Config, model: Any, obs: dict[str, Tensor]) -> Work:
         result = model.forward_tail(core.data if cfg.use_rnn else core, values_only=False, sample_actions=False)
         distribution = model.action_distribution()
         return distribution.log_prob(actions), distribution.entropy(), result["values"]
+
+    return _sgd_step(cfg.batch_size, outputs, model, optimizer)
+
+
+def _learn_with_network(cfg: Config, model: Any, network: StandardNetwork, obs: dict[str, Tensor]) -> Work:
+    """Rows are ordered by sequence, then step."""
+    states = torch.zeros(cfg.batch_size, get_rnn_size(cfg))
+    ends = np.zeros(cfg.batch_size, dtype=bool)
+    optimizer = make_optimizer(cfg, list(model.parameters()))
+
+    def outputs(actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        model.train()
+        logits, values = network.forward(model.normalize_obs(obs), states, ends, cfg.recurrence)
+        log_probs = logits.log_softmax(1)
+        entropy = -(log_probs.exp() * log_probs).sum(1)
+        return log_probs.gather(1, actions[:, None]).squeeze(1), entropy, values
 
     return _sgd_step(cfg.batch_size, outputs, model, optimizer)
 

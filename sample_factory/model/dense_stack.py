@@ -6,6 +6,7 @@ operators and of torch's scalar loops for exponentials. Only plain float32 layer
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, MIN_FLOPS_PER_ROW, row_parts, run_together
+from sample_factory.algo.utils.products import affine, product
+from sample_factory.algo.utils.row_threads import (
+    MIN_FLOPS_PER_CALL,
+    MIN_FLOPS_PER_ROW,
+    row_parts,
+    run_together,
+    without_gradient,
+)
 
 _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ELU: "elu", nn.ReLU: "relu", nn.Tanh: "tanh"}
 _BLOCK_NUMBERS = 2**18
@@ -49,6 +57,12 @@ def plain_linear(module: Any) -> tuple[Tensor, Tensor] | None:
     return (weight, bias) if is_plain and weight.is_contiguous() else None
 
 
+def activation_of(module: Any) -> str | None:
+    """The activation this module applies, ``None`` if it is none of those known here."""
+    is_plain = not has_hooks(module) and getattr(module, "alpha", 1.0) == 1.0
+    return _ACTIVATIONS.get(type(module)) if is_plain else None
+
+
 def plain_stack(module: Any) -> DenseStack | None:
     """The layers of what ``create_mlp`` builds; ``None`` if the module is, or contains, anything else."""
     if type(module) is nn.Identity and not has_hooks(module):
@@ -60,8 +74,8 @@ def plain_stack(module: Any) -> DenseStack | None:
     kinds = set()
     for linear, activation in zip(layers[::2], layers[1::2], strict=True):
         pair = plain_linear(linear)
-        kind = _ACTIVATIONS.get(type(activation))
-        if pair is None or kind is None or has_hooks(activation) or getattr(activation, "alpha", 1.0) != 1.0:
+        kind = activation_of(activation)
+        if pair is None or kind is None:
             return None
         parameters += pair
         kinds.add(kind)
@@ -89,16 +103,6 @@ def activation_backward_(grad: Tensor, output: Tensor, activation: str) -> Tenso
     return torch.ops.aten.elu_backward.grad_input(grad, 1.0, 1.0, 1.0, True, output, grad_input=grad)
 
 
-def product(a: Tensor, b: Tensor, rounded: bool) -> Tensor:
-    """Matrix product in float32; ``rounded``: factors and result have the precision of bfloat16."""
-    return torch.mm(a.bfloat16(), b.bfloat16()).float() if rounded else torch.mm(a, b)
-
-
-def affine(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool) -> Tensor:
-    """``x weight^T + bias``, see :func:`product`."""
-    return product(x, weight.t(), True).add_(bias) if rounded else torch.addmm(bias, x, weight.t())
-
-
 def stack_forward(x: Tensor, parameters: Parameters, activation: str, rounded: bool = False) -> list[Tensor]:
     """The input ``[b, D]`` and the outputs of all layers."""
     outputs = [x]
@@ -108,11 +112,13 @@ def stack_forward(x: Tensor, parameters: Parameters, activation: str, rounded: b
     return outputs
 
 
-def row_blocks(num_rows: int, parameters: Parameters) -> list[slice]:
-    """The rows in parts of almost equal size that fit into the cache; layers go over one part after the other."""
+def row_blocks(rows: slice, parameters: Parameters) -> list[slice]:
+    """The rows in blocks of almost equal size that fit into the cache; layers go over one block after the other."""
     widest = max((weight.shape[0] for weight in parameters[::2]), default=1)
+    num_rows = rows.stop - rows.start
     number = max(1, -(-num_rows * widest // _BLOCK_NUMBERS))
-    return [slice(num_rows * i // number, num_rows * (i + 1) // number) for i in range(number)]
+    bounds = [rows.start + num_rows * i // number for i in range(number + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(bounds)]
 
 
 def stack_backward(
@@ -170,64 +176,93 @@ def dense(stack: DenseStack, x: Tensor, rounded: bool = False) -> Tensor:
     return _Dense.apply(stack.activation, rounded, x, *stack.parameters) if stack.parameters else x
 
 
-class Recorder:
-    """Stands in for autograd's context where the caller runs the backward pass himself."""
+class _Block(NamedTuple):
+    rows: slice
+    outputs: list[Tensor]  # of all layers; the first one is the input
 
-    __slots__ = ("activation", "blocks", "num_layers", "rounded", "saved_tensors")
 
-    needs_input_grad = (False, False, False)
+class StackWithHeads:
+    """A stack and the two heads on top, computed without autograd; the gradient on demand. Threads share the rows."""
 
-    def save_for_backward(self, *tensors: Tensor) -> None:
-        self.saved_tensors = tensors
+    def __init__(self, activation: str, rounded: bool, x: Tensor, parameters: Parameters) -> None:
+        *layers, actor_weight, actor_bias, critic_weight, critic_bias = parameters
+        self._activation, self._rounded, self._x, self._layers = activation, rounded, x, layers
+        self._head_weight = torch.cat([actor_weight, critic_weight])  # [A + 1, H]
+        # Action by action: the loss works on such rows.
+        heads = self._head_weight.new_empty(len(self._head_weight), len(x))  # [A + 1, b]
+        is_inference = torch.is_inference_mode_enabled()
+
+        def forward(part: slice) -> list[_Block]:
+            blocks = []
+            with without_gradient(is_inference):
+                for rows in row_blocks(part, layers):
+                    outputs = stack_forward(x[rows], layers, activation, rounded)
+                    torch.mm(self._head_weight, outputs[-1].t(), out=heads[:, rows])
+                    blocks.append(_Block(rows, outputs))
+            return blocks
+
+        flops_per_row = 2.0 * sum(parameter.numel() for parameter in parameters)
+        is_wide = flops_per_row >= MIN_FLOPS_PER_ROW
+        parts = row_parts(len(x), flops_per_row if is_wide else 0.0, MIN_FLOPS_PER_CALL)
+        self._blocks = run_together([partial(forward, part) for part in parts])  # of each part
+        heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
+        self.logits, self.values = heads[:-1].t(), heads[-1]
+
+    def gradients(self, grad_heads: Tensor, needs_input_grad: bool) -> tuple[Tensor | None, list[Tensor]]:
+        """Of the input and of the parameters, given those of the heads ``[A + 1, b]``: of the logits and the values."""
+        grad_x = torch.empty_like(self._x) if needs_input_grad else None
+
+        def backward(blocks: list[_Block]) -> list[Tensor]:
+            total: list[Tensor] = []
+            with torch.no_grad():
+                for block in blocks:
+                    total = _add(total, self._gradients_of_block(block, grad_heads[:, block.rows], grad_x))
+            return total
+
+        total: list[Tensor] = []
+        for of_part in run_together([partial(backward, blocks) for blocks in self._blocks]):
+            total = _add(total, of_part)
+        grad_weight, grad_bias, *grads = total
+        return grad_x, [*grads, grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:]]
+
+    def _gradients_of_block(self, block: _Block, of_heads: Tensor, grad_x: Tensor | None) -> list[Tensor]:
+        """Of the heads' weight and bias together and of the layers; that of the input is written to ``grad_x``."""
+        grads = [torch.mm(of_heads, block.outputs[-1]), of_heads.sum(1)]
+        if not self._layers and grad_x is None:
+            return grads
+        grad = torch.mm(of_heads.t(), self._head_weight)
+        needs_input_grad = grad_x is not None
+        of_input, of_layers = stack_backward(
+            grad, block.outputs, self._layers, self._activation, self._rounded, needs_input_grad
+        )
+        if grad_x is not None and of_input is not None:
+            grad_x[block.rows] = of_input
+        return grads + of_layers
+
+
+def _add(total: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    return [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
 
 
 class _DenseHeads(torch.autograd.Function):
-    """A stack and the two heads on top: logits ``[b, A]`` and values ``[b]``."""
+    """Logits ``[b, A]`` and values ``[b]``."""
 
     @staticmethod
     def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
-        *layers, actor_weight, actor_bias, critic_weight, critic_bias = parameters
-        head_weight = torch.cat([actor_weight, critic_weight])  # [A + 1, H]
-        # Action by action: the loss works on such rows.
-        heads = head_weight.new_empty(len(head_weight), len(x))  # [A + 1, b]
-        ctx.blocks, ctx.num_layers, saved = row_blocks(len(x), layers), len(layers) // 2, []
-        for rows in ctx.blocks:
-            outputs = stack_forward(x[rows], layers, activation, rounded)
-            torch.mm(head_weight, outputs[-1].t(), out=heads[:, rows])
-            saved += outputs
-        heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
-        ctx.activation, ctx.rounded = activation, rounded
-        ctx.save_for_backward(*saved, *layers, head_weight)
-        return heads[:-1].t(), heads[-1]
+        ctx.computed = StackWithHeads(activation, rounded, x, parameters)
+        ctx.save_for_backward(x, *parameters)  # finds out whether they were changed in place
+        return ctx.computed.logits, ctx.computed.values
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_logits: Tensor, grad_values: Tensor) -> Any:
-        return _heads_backward(ctx, torch.cat([grad_logits.t(), grad_values.unsqueeze(0)]))
-
-
-def _heads_backward(ctx: Any, grad_heads: Tensor) -> tuple[Any, ...]:
-    """Gradients of the arguments of ``_DenseHeads.forward``, given those of logits and values ``[A + 1, b]``."""
-    *saved, head_weight = ctx.saved_tensors
-    num_outputs, needs_input_grad = ctx.num_layers + 1, ctx.needs_input_grad[2]
-    layers = saved[num_outputs * len(ctx.blocks) :]
-    grads_x: list[Tensor] = []
-    total: list[Tensor] = []
-    for i, rows in enumerate(ctx.blocks):
-        outputs = saved[num_outputs * i : num_outputs * (i + 1)]
-        of_heads = grad_heads[:, rows]
-        grads = [torch.mm(of_heads, outputs[-1]), of_heads.sum(1)]
-        if layers or needs_input_grad:
-            grad = torch.mm(of_heads.t(), head_weight)
-            grad_x, of_layers = stack_backward(grad, outputs, layers, ctx.activation, ctx.rounded, needs_input_grad)
-            grads += of_layers
-            if grad_x is not None:
-                grads_x.append(grad_x)
-        total = [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
-    grad_weight, grad_bias, *grads = total
-    heads = (grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:])
-    grad_x = torch.cat(grads_x) if len(grads_x) > 1 else next(iter(grads_x), None)
-    return None, None, grad_x, *grads, *heads
+        if ctx.computed is None:
+            raise RuntimeError("the gradient of a stack with heads can be computed only once: its outputs are let go")
+        computed, ctx.computed = ctx.computed, None
+        assert ctx.saved_tensors  # reading them raises the error if one was changed
+        grad_heads = torch.cat([grad_logits.t(), grad_values.unsqueeze(0)])
+        grad_x, grads = computed.gradients(grad_heads, ctx.needs_input_grad[2])
+        return None, None, grad_x, *grads
 
 
 def dense_with_heads(
@@ -238,10 +273,7 @@ def dense_with_heads(
 
 
 class RecordedHeads:
-    """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand.
-
-    Threads share the rows.
-    """
+    """:func:`dense_with_heads` without autograd: the result, and the gradients of the parameters on demand."""
 
     def __init__(
         self,
@@ -252,32 +284,14 @@ class RecordedHeads:
         rounded: bool = False,
     ) -> None:
         self._parameters = (*stack.parameters, *actor, *critic)
-        flops_per_row = 2.0 * sum(parameter.numel() for parameter in self._parameters)
-        is_wide = flops_per_row >= MIN_FLOPS_PER_ROW
-        self._parts = row_parts(len(x), flops_per_row if is_wide else 0.0, MIN_FLOPS_PER_CALL)
-        self._recorders = [Recorder() for _ in self._parts]
-
-        def forward(part: slice, recorder: Recorder) -> tuple[Tensor, Tensor]:
-            with torch.no_grad():
-                return _DenseHeads.forward(recorder, stack.activation, rounded, x[part], *self._parameters)
-
-        results = run_together([partial(forward, *pair) for pair in zip(self._parts, self._recorders, strict=True)])
-        if len(results) == 1:
-            self.logits, self.values = results[0]
-        else:
-            self.logits = torch.cat([logits.t() for logits, _ in results], dim=1).t()
-            self.values = torch.cat([values for _, values in results])
+        with torch.no_grad():
+            self._computed = StackWithHeads(stack.activation, rounded, x, self._parameters)
+        self.logits, self.values = self._computed.logits, self._computed.values
 
     def backward(self, grad_heads: Tensor) -> None:
         """Set ``grad`` of all parameters that need one; ``grad_heads`` ``[A + 1, b]``: of the logits and the values."""
-
-        def backward(part: slice, recorder: Recorder) -> tuple[Any, ...]:
-            with torch.no_grad():
-                return _heads_backward(recorder, grad_heads[:, part])[3:]
-
-        results = run_together([partial(backward, *pair) for pair in zip(self._parts, self._recorders, strict=True)])
-        for parameter, *grads in zip(self._parameters, *results, strict=True):
+        with torch.no_grad():
+            _, grads = self._computed.gradients(grad_heads, needs_input_grad=False)
+        for parameter, grad in zip(self._parameters, grads, strict=True):
             if parameter.requires_grad:
-                for grad in grads[1:]:
-                    grads[0].add_(grad)
-                parameter.grad = grads[0]
+                parameter.grad = grad

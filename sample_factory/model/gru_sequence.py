@@ -8,7 +8,7 @@ the gradient of the recurrent weights step by step, through memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.products import affine, product, product_with
 from sample_factory.algo.utils.row_threads import compute_by_rows
-from sample_factory.model.dense_stack import affine, product
 
 _ops = torch.ops.aten
 
@@ -42,13 +42,10 @@ class _GruLayer(torch.autograd.Function):
         previous = torch.empty([num_steps, num_rows, size])  # state before each step
         output = torch.empty_like(previous)
         previous[0].copy_(initial)
-        weight_hh_t = (weight_hh.bfloat16() if rounded else weight_hh).t()
+        from_state = _step_product(weight_hh, num_rows, rounded)
         for t in range(num_steps):
             before = previous[t]
-            if rounded:
-                torch.add(torch.mm(before.bfloat16(), weight_hh_t), bias_hh, out=recurrent[t])
-            else:
-                torch.addmm(bias_hh, before, weight_hh_t, out=recurrent[t])
+            torch.add(from_state(before), bias_hh, out=recurrent[t])
             r_and_z, n = gates[t, :, : 2 * size], gates[t, :, 2 * size :]
             r_and_z.add_(recurrent[t, :, : 2 * size]).sigmoid_()
             n.addcmul_(r_and_z[:, :size], recurrent[t, :, 2 * size :])
@@ -72,8 +69,8 @@ class _GruLayer(torch.autograd.Function):
         # From here on `recurrent` is the gradient of itself; that of the input's part differs in n only.
         grad_n = torch.empty_like(previous)
         rounded = ctx.rounded
-        factor = weight_hh.bfloat16() if rounded else weight_hh
-        _backward_through_time(grad_output, gates, recurrent, previous, grad_n, factor, ctx.resets)
+        to_state = _step_product(weight_hh.t(), previous.shape[1], rounded)
+        _backward_through_time(grad_output, gates, recurrent, previous, grad_n, to_state, ctx.resets)
 
         flat = recurrent.view(-1, 3 * size)
         r_and_z, n = flat[:, : 2 * size], grad_n.view(-1, size)
@@ -88,6 +85,14 @@ class _GruLayer(torch.autograd.Function):
         return grad_x, None, None, None, grad_weight_ih, grad_weight_hh, grad_bias_ih, grad_bias_hh
 
 
+def _step_product(weight: Tensor, num_rows: int, rounded: bool) -> Callable[[Tensor], Tensor]:
+    """A function that gives ``x weight^T`` for ``x`` ``[num_rows, D]``, as often as it is wanted."""
+    if not rounded:
+        return product_with(weight, num_rows)
+    factor = weight.bfloat16().t()
+    return lambda x: torch.mm(x.bfloat16(), factor)
+
+
 def _carry_over(state: Tensor, rows_to_reset: Tensor | None, target: Tensor) -> None:
     target.copy_(state)
     if rows_to_reset is not None:
@@ -100,7 +105,7 @@ def _backward_through_time(
     recurrent: Tensor,
     previous: Tensor,
     grad_n: Tensor,
-    weight_hh: Tensor,
+    to_state: Callable[[Tensor], Tensor],
     resets: Sequence[Tensor | None],
 ) -> None:
     """Fill ``grad_n`` and overwrite ``recurrent`` with its gradient, step by step from the last one."""
@@ -120,10 +125,7 @@ def _backward_through_time(
         _ops.sigmoid_backward.grad_input(scratch, z, grad_input=grad_z)
         if t > 0:
             torch.mul(grad_h, z, out=carried)
-            if weight_hh.dtype == torch.bfloat16:
-                carried.add_(torch.mm(recurrent[t].bfloat16(), weight_hh))
-            else:
-                carried.addmm_(recurrent[t], weight_hh)
+            carried.add_(to_state(recurrent[t]))
             rows = resets[t - 1]
             if rows is not None:
                 carried.index_fill_(0, rows, 0.0)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sample_factory.model.action_parameterization import ActionParameterizationDefault
 from sample_factory.model.actor_critic import ActorCritic, ActorCriticSharedWeights
+from sample_factory.model.conv_stack import ConvStack, convolve, plain_convolutions
 from sample_factory.model.core import ModelCoreIdentity, ModelCoreRNN
 from sample_factory.model.decoder import MlpDecoder
 from sample_factory.model.dense_stack import (
@@ -122,6 +123,7 @@ class StandardNetwork:
 
     obs_key: str
     conv_head: nn.Module | None
+    convolutions: ConvStack | None  # the layers of conv_head, if they are plain ones
     encoder: DenseStack
     gru_layers: tuple[GruParameters, ...]  # none: no memory
     decoder: DenseStack
@@ -161,7 +163,17 @@ class StandardNetwork:
             return None
         normalizer = parts["obs_normalizer"]
         has_plain_normalizer = _is_plain(normalizer, ObservationNormalizer) and "normalize_obs" not in model.__dict__
-        return cls(obs_key, conv_head, encoder_stack, gru_layers, decoder_stack, actor, critic, has_plain_normalizer)
+        return cls(
+            obs_key,
+            conv_head,
+            plain_convolutions(conv_head),
+            encoder_stack,
+            gru_layers,
+            decoder_stack,
+            actor,
+            critic,
+            has_plain_normalizer,
+        )
 
     def forward(
         self,
@@ -179,9 +191,7 @@ class StandardNetwork:
         """
         x = normalized_obs[self.obs_key]
         if self.conv_head is not None:
-            with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
-                x = self.conv_head(x).flatten(1)
-            x = x.float()
+            x = self._image_features(x, rounded)
         if not self.gru_layers:
             return self._without_memory(x, rounded)
         assert ends is not None
@@ -195,6 +205,14 @@ class StandardNetwork:
         logits, values = dense_with_heads(self.decoder, self.actor, self.critic, x, rounded)
         back = (recurrence, -1)
         return logits.unflatten(0, back).transpose(0, 1).flatten(0, 1), values.view(back).t().reshape(-1)
+
+    def _image_features(self, images: Tensor, rounded: bool) -> Tensor:
+        assert self.conv_head is not None
+        if self.convolutions is not None and not rounded:
+            return convolve(self.convolutions, images)
+        with torch.autocast("cpu", torch.bfloat16, enabled=rounded):
+            features: Tensor = self.conv_head(images).flatten(1)
+        return features.float()
 
     def _without_memory(self, x: Tensor, rounded: bool) -> tuple[Tensor, Tensor]:
         layers = self._joined_layers()

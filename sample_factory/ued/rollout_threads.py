@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import torch
 
 from sample_factory.algo.utils.blas_threads import OneBlasThread
-from sample_factory.ued.models.packed import set_product_threads
+from sample_factory.algo.utils.products import set_product_threads
 
 _STRETCH = 16  # steps that are measured together
 _FIRST_WAIT, _LONGEST_WAIT = 4, 256  # stretches between two trials

@@ -9,42 +9,82 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-# Above, and for very few columns, BLAS spends more on rearranging the matrix than on reading it once per column.
-_LARGE_MATRIX, _FEW_COLUMNS = 500_000, 2
+from sample_factory.algo.utils.products import has_one_dnn, product_with
+from sample_factory.model.conv_stack import ConvStack, convolve, prepared_weights
+
+_LARGE_MATRIX = 200_000
+"""From here on reading the matrix costs more than a call of oneDNN, which has a copy of it in good order."""
 
 Activation = Callable[[np.ndarray, np.ndarray], None]  # (x, scratch of the same shape): in place
 
 
-def multiply(weight: np.ndarray, x: np.ndarray, out: np.ndarray) -> None:
-    """``out = weight @ x`` for ``weight`` ``[k, d]``, ``x`` ``[d, n]``; ``out`` ``[k, n]`` is contiguous."""
-    if x.shape[1] <= _FEW_COLUMNS and weight.size >= _LARGE_MATRIX:
-        for column in range(x.shape[1]):
-            out[:, column] = np.dot(weight, x[:, column])
-    else:
-        np.dot(weight, x, out=out)
+class Affine:
+    """``weight @ x + bias`` for ``weight`` ``[k, d]`` and ``bias`` ``[k]``, which may be changed in place.
+
+    Call :meth:`refresh` afterwards.
+    """
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray):
+        self._weight, self._bias = weight, bias
+        self._is_large = weight.size >= _LARGE_MATRIX and has_one_dnn()
+        self._packed: Callable[[Tensor], Tensor] | None = None
+        self._buffers: dict[int, np.ndarray] = {}
+
+    def refresh(self) -> None:
+        self._packed = None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """``[k, n]`` for ``x`` ``[d, n]``; in memory, either of both may be transposed."""
+        n = x.shape[1]
+        if self._is_large and n > 1:
+            if self._packed is None:
+                bias = torch.from_numpy(self._bias)
+                self._packed = product_with(torch.from_numpy(self._weight), n, bias)
+            return self._packed(torch.from_numpy(np.ascontiguousarray(x.T))).numpy().T  # type: ignore[no-any-return]
+        out = self._buffers.get(n)
+        if out is None:
+            out = self._buffers[n] = np.empty((len(self._weight), n), np.float32)
+        np.dot(self._weight, x, out=out)
+        return np.add(out, self._bias[:, None], out=out)
 
 
 class Dense:
-    """``weight @ x + bias``, then the activation; ``bias`` ``[k, 1]``."""
+    """An :class:`Affine`, then the activation."""
 
-    def __init__(self, weight: np.ndarray, bias: np.ndarray, activation: Activation | None):
-        self._weight, self._bias, self._activation = weight, bias, activation
-        self._buffers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    def __init__(self, affine: Affine, activation: Activation | None):
+        self._affine, self._activation = affine, activation
+        self._scratch: np.ndarray = np.empty(0, np.float32)
+
+    def refresh(self) -> None:
+        self._affine.refresh()
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        n = x.shape[1]
-        buffers = self._buffers.get(n)
-        if buffers is None:
-            shape = (len(self._weight), n)
-            buffers = self._buffers[n] = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        out, scratch = buffers
-        multiply(self._weight, x, out)
-        np.add(out, self._bias, out=out)
+        out = self._affine(x)
         if self._activation is not None:
-            self._activation(out, scratch)
+            if self._scratch.shape != out.shape or self._scratch.strides != out.strides:
+                self._scratch = np.empty_like(out)
+            self._activation(out, self._scratch)
         return out
+
+
+class Convolutions:
+    """Normalised images ``[n, C, H, W]`` to features ``[d, n]``; the arithmetic is that of torch."""
+
+    def __init__(self, stack: ConvStack):
+        self._stack = stack
+        self._weights: list[Tensor] | None = None
+
+    def refresh(self) -> None:
+        self._weights = None
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            if self._weights is None:
+                self._weights = prepared_weights(self._stack)
+            return convolve(self._stack, torch.from_numpy(x), self._weights).numpy().T
 
 
 class GruCell:
@@ -52,24 +92,16 @@ class GruCell:
 
     def __init__(self, gru: nn.GRU, layer: int):
         self.size = gru.hidden_size
-        self._weight_ih, self._weight_hh, bias_ih, bias_hh = (
-            tensor.detach().numpy() for tensor in gru.all_weights[layer]
-        )
-        self._bias_ih, self._bias_hh = bias_ih[:, None], bias_hh[:, None]
-        self._buffers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        weight_ih, weight_hh, bias_ih, bias_hh = (tensor.detach().numpy() for tensor in gru.all_weights[layer])
+        self._from_input, self._from_state = Affine(weight_ih, bias_ih), Affine(weight_hh, bias_hh)
+
+    def refresh(self) -> None:
+        self._from_input.refresh()
+        self._from_state.refresh()
 
     def __call__(self, x: np.ndarray, h: np.ndarray) -> np.ndarray:
-        n, size = x.shape[1], self.size
-        buffers = self._buffers.get(n)
-        if buffers is None:
-            shape = (3 * size, n)
-            buffers = self._buffers[n] = np.empty(shape, np.float32), np.empty(shape, np.float32)
-        gi, gh = buffers
-        multiply(self._weight_ih, x, gi)
-        np.add(gi, self._bias_ih, out=gi)
-        multiply(self._weight_hh, h, gh)
-        np.add(gh, self._bias_hh, out=gh)
-
+        size = self.size
+        gi, gh = self._from_input(x), self._from_state(h)
         gates = gi[: 2 * size]  # reset, update
         np.add(gates, gh[: 2 * size], out=gates)
         _sigmoid(gates)
@@ -131,6 +163,6 @@ def dense_layers(module: nn.Module) -> list[Dense]:
         return []
     layers: list[Any] = list(module)  # type: ignore[call-overload]
     return [
-        Dense(linear.weight.detach().numpy(), linear.bias.detach().numpy()[:, None], _activation(activation))
+        Dense(Affine(linear.weight.detach().numpy(), linear.bias.detach().numpy()), _activation(activation))
         for linear, activation in zip(layers[::2], layers[1::2], strict=True)
     ]

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -134,13 +135,20 @@ def _forwards(function: PartFunction, part: slice, inputs: list[Tensor]) -> Call
     return run
 
 
+@contextmanager
+def without_gradient(is_inference: bool) -> Iterator[None]:
+    """Settings of one thread; ``is_inference`` is that of the thread the work comes from."""
+    with torch.inference_mode(is_inference), torch.no_grad():  # in this order: leaving inference mode allows gradients
+        yield
+
+
 def _without_gradient(
     function: PartFunction, part: slice, tensors: Sequence[Tensor], axes: Sequence[Axis]
 ) -> Callable[[], Tensor]:
     is_inference = torch.is_inference_mode_enabled()
 
     def run() -> Tensor:
-        with torch.no_grad(), torch.inference_mode(is_inference):  # settings of the thread
+        with without_gradient(is_inference):
             return function(part, *(_rows(x, axis, part) for x, axis in zip(tensors, axes, strict=True)))
 
     return run

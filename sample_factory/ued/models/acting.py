@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sample_factory.algo.utils.products import product_with
 from sample_factory.ued.models.actor_critic import ActorCritic, Observations
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
-from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.s5 import S5Core, S5Layer
 from sample_factory.ued.models.sequences import tanh_in_place
 from sample_factory.ued.models.trunk import Trunk

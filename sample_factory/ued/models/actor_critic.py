@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
+from sample_factory.algo.utils.products import product_with
 from sample_factory.ued.envs.interfaces import ObservationSpec
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
 from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.models.init import ACTIVATION_GAINS, orthogonal_
 from sample_factory.ued.models.options import ModelOptions
-from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.s5 import S5Core
 from sample_factory.ued.models.sequences import tanh
 from sample_factory.ued.models.trunk import KERNEL, Trunk

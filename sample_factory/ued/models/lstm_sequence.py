@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.products import product_with
 from sample_factory.algo.utils.row_threads import compute_by_rows
-from sample_factory.ued.models.packed import product_with
 from sample_factory.ued.models.sequences import (
     recurrent_weight_gradient,
     require_buffers,

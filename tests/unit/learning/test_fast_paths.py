@@ -96,7 +96,7 @@ def test_same_weights_with_and_without_shortcuts(
     assert fast.train_step == slow.train_step > 0
     expected = slow.actor_critic.state_dict()
     for name, value in fast.actor_critic.state_dict().items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=2e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=5e-6, msg=lambda m, n=name: f"{n}: {m}")
     assert set(fast_stats) == set(slow_stats)
     for name, value in slow_stats.items():
         assert fast_stats[name] == pytest.approx(value, rel=2e-3, abs=1e-5), name

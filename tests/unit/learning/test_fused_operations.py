@@ -170,7 +170,9 @@ def test_dense_stack(
     ("num_rows", "widest", "num_blocks"), [(0, 64, 1), (4096, 64, 1), (4097, 64, 2), (5, 2**19, 10)]
 )
 def test_row_blocks_cover_all_rows_and_fit_into_the_cache(num_rows: int, widest: int, num_blocks: int) -> None:
-    blocks = row_blocks(num_rows, [torch.empty(8, 4), torch.empty(8), torch.empty(widest, 8), torch.empty(widest)])
+    blocks = row_blocks(
+        slice(0, num_rows), [torch.empty(8, 4), torch.empty(8), torch.empty(widest, 8), torch.empty(widest)]
+    )
     assert len(blocks) == num_blocks
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(num_rows))
 

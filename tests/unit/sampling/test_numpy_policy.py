@@ -16,6 +16,8 @@ from tests.unit.learning.learner_setup import make_cfg
 
 VECTOR = spaces.Dict(obs=spaces.Box(-1, 1, (4,)))
 TWO_INPUTS = spaces.Dict(measurements=spaces.Box(-5, 5, (3,)), obs=spaces.Box(0, 255, (6,), np.uint8))
+IMAGE = spaces.Dict(obs=spaces.Box(0, 255, (3, 36, 40), np.uint8))
+IMAGE_AND_VECTOR = spaces.Dict(camera=spaces.Box(-1, 1, (2, 36, 36)), obs=spaces.Box(-1, 1, (4,)))
 ACTION_SPACES = [
     spaces.Discrete(2),
     spaces.Discrete(5),
@@ -56,16 +58,18 @@ def random_obs(obs_space, n=7) -> dict[str, np.ndarray]:
     return {key: np.stack([sample[key] for sample in samples]) for key in obs_space.spaces}
 
 
-def check_against_module(model, obs) -> None:
+def check_against_module(model, obs, tolerance=1e-6) -> None:
+    """``tolerance``: what sums of many numbers lose by rounding, as a part of the largest output."""
     out = act(model, obs)
     with torch.no_grad():
         tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
         n = len(out.values)
         expected = model(prepare_and_normalize_obs(model, tensors), torch.zeros(n, 1))
         log_probs = model.action_distribution().log_prob(torch.from_numpy(out.actions))
-    np.testing.assert_allclose(out.values, expected["values"].numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(out.action_logits, expected["action_logits"].numpy(), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(out.log_prob_actions, log_probs.numpy(), rtol=1e-4, atol=3e-6)
+    size = max(1.0, float(expected["values"].abs().max()), float(expected["action_logits"].abs().max()))
+    np.testing.assert_allclose(out.values, expected["values"].numpy(), rtol=1e-5, atol=tolerance * size)
+    np.testing.assert_allclose(out.action_logits, expected["action_logits"].numpy(), rtol=1e-5, atol=tolerance * size)
+    np.testing.assert_allclose(out.log_prob_actions, log_probs.numpy(), rtol=1e-4, atol=3.0 * tolerance * size)
 
 
 @pytest.mark.parametrize("action_space", ACTION_SPACES, ids=str)
@@ -92,8 +96,43 @@ def test_observations_of_several_kinds(flags):
     check_against_module(model, obs)
 
 
+@pytest.mark.parametrize("obs_space", [IMAGE, IMAGE_AND_VECTOR], ids=["image", "image_and_vector"])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--nonlinearity=relu",),
+        ("--nonlinearity=elu", "--normalize_input=False"),
+        ("--obs_subtract_mean=3", "--obs_scale=50", "--encoder_conv_mlp_layers", "300", "40"),
+        ("--obs_scale=255", "--normalize_input=False", "--encoder_conv_architecture=convnet_impala"),
+    ],
+)
+def test_images(flags, obs_space):
+    model = make_model(*flags, obs_space=obs_space)
+    obs = random_obs(obs_space, n=50)
+    model.obs_normalizer.update({key: torch.from_numpy(value).float() for key, value in obs.items()})
+    before = {key: value.copy() for key, value in obs.items()}
+    check_against_module(model, {key: value[:9] for key, value in obs.items()}, tolerance=5e-6)
+    assert all(np.array_equal(obs[key], before[key]) for key in obs)
+
+
+@pytest.mark.parametrize("obs_space, flags", [(IMAGE, ()), (VECTOR, ("--encoder_mlp_layers", "512", "512"))])
+def test_refresh_follows_weights_that_are_copied(obs_space, flags):
+    model, obs = make_model(*flags, obs_space=obs_space), random_obs(obs_space)
+    policy = compile_policy(model, np.random.default_rng(0), False)
+    out, states = outputs_for(7, model.action_space), np.zeros((7, 1), np.float32)
+    policy.act(obs, states, out, states)
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)
+    policy.refresh()
+    policy.act(obs, states, out, states)
+    with torch.no_grad():
+        tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
+        expected = model(prepare_and_normalize_obs(model, tensors), torch.zeros(7, 1))["values"].numpy()
+    np.testing.assert_allclose(out.values, expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("n, rnn_size", [(1, 24), (2, 24), (2, 450), (7, 24)])  # 450: columns are multiplied one by one
+@pytest.mark.parametrize("n, rnn_size", [(1, 24), (2, 24), (7, 24), (1, 450), (2, 450), (7, 450)])  # 450: rearranged
 def test_gru_carries_its_states(num_layers, n, rnn_size):
     model = make_model("--use_rnn=True", f"--rnn_size={rnn_size}", f"--rnn_num_layers={num_layers}")
     policy = compile_policy(model, np.random.default_rng(0), False)
@@ -205,7 +244,7 @@ def test_changed_models_are_left_to_torch(change):
         (("--use_rnn=True", "--rnn_type=lstm"), {}),
         (("--actor_critic_share_weights=False",), {}),
         (("--adaptive_stddev=False",), {"action_space": spaces.Box(-1, 1, (2,))}),
-        ((), {"obs_space": spaces.Dict(obs=spaces.Box(0, 255, (3, 36, 36), np.uint8))}),
+        (("--encoder_conv_architecture=resnet_impala",), {"obs_space": IMAGE}),
     ],
 )
 def test_other_models_are_left_to_torch(flags, kwargs):

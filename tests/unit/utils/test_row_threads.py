@@ -161,7 +161,7 @@ def test_linear_layers_give_the_same(activation: str, threads: int, monkeypatch:
         set_row_threads(number)
         p = [weight.clone().requires_grad_() for weight in weights]
         heads = RecordedHeads(DenseStack(tuple(p[:4]), activation), (p[4], p[5]), (p[6], p[7]), x)
-        assert len(heads._parts) == number
+        assert len(heads._computed._blocks) == number
         heads.backward(direction)
         gradients = [parameter.grad for parameter in p if parameter.grad is not None]
         assert len(gradients) == len(p)

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from sample_factory.algo.utils import products
+from sample_factory.algo.utils.products import product_with, set_product_threads
 from sample_factory.ued import rollout_threads
 from sample_factory.ued.curricula.playing import begin
 from sample_factory.ued.envs.maze.builders import make_maze
-from sample_factory.ued.models import packed
 from sample_factory.ued.models.actor_critic import ActorCritic
-from sample_factory.ued.models.packed import product_with, set_product_threads
 from sample_factory.ued.models.registration import make_student_model
 from sample_factory.ued.rollout_threads import MeasuredThreads, set_rollout_threads
 from sample_factory.ued.rollouts import Rollout, collect_rollout
@@ -155,12 +155,12 @@ def test_only_steps_of_rollouts_have_them(one_thread: None, monkeypatch: pytest.
     monkeypatch.setattr(MeasuredThreads, "_judge", change_at_every_step)
     plain_tick = MeasuredThreads.tick
     monkeypatch.setattr(
-        MeasuredThreads, "tick", lambda self: (seen.append(packed._threads.of_products), plain_tick(self))
+        MeasuredThreads, "tick", lambda self: (seen.append(products._threads.of_products), plain_tick(self))
     )
     set_rollout_threads(3)
     rollout(model, 8)
     assert seen[:6] == [1, 1, 3, 3, 1, 1] and len(seen) == NUM_STEPS
-    assert packed._threads.of_products == 1
+    assert products._threads.of_products == 1
     set_rollout_threads(1)
     rollout(model, 8)
     assert len(seen) == NUM_STEPS
