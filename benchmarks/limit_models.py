@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Work = Callable[[], int]
 
 _CLIP, _VALUE_COEFF, _ENTROPY_COEFF, _MAX_GRAD_NORM = 0.1, 0.5, 0.003, 4.0
+_MAX_OBS = 10.0
 _ACTIVATIONS = {"elu": nn.ELU, "relu": nn.ReLU, "tanh": nn.Tanh}
 _NUMPY_ACTIVATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "elu": lambda x: np.maximum(x, np.expm1(np.minimum(x, 0.0))),
@@ -191,7 +192,7 @@ def _learn_with_network(cfg: Config, model: Any, network: StandardNetwork, obs: 
 
     def outputs(actions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         model.train()
-        logits, values = network.forward(model.normalize_obs(obs), states, ends, cfg.recurrence)
+        logits, values = network.forward(model.normalize_obs(obs), states, ends, cfg.rollout)
         log_probs = logits.log_softmax(1)
         entropy = -(log_probs.exp() * log_probs).sum(1)
         return log_probs.gather(1, actions[:, None]).squeeze(1), entropy, values
@@ -239,8 +240,8 @@ def _sgd_step(
 
 
 def _observations(space: gym.spaces.Dict, num: int) -> dict[str, Tensor]:
-    """Random observations, ``[num, ...]`` each."""
+    """Random observations, ``[num, ...]`` each; some bounds are the largest numbers there are."""
+    samples = {key: np.stack([sub_space.sample() for _ in range(num)]) for key, sub_space in space.spaces.items()}
     return {
-        key: torch.from_numpy(np.stack([sub_space.sample() for _ in range(num)]))
-        for key, sub_space in space.spaces.items()
+        key: torch.from_numpy(x if x.dtype == np.uint8 else x.clip(-_MAX_OBS, _MAX_OBS)) for key, x in samples.items()
     }

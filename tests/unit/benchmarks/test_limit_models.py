@@ -24,20 +24,22 @@ def config(*flags: str):
 
 
 @pytest.mark.parametrize("flags", [("--use_rnn=False",), ("--rnn_size=8",)], ids=["mlp", "gru"])
-def test_acting_and_learning_count_their_frames_with_both_networks(flags):
+def test_acting_and_learning_count_their_frames_with_all_networks(flags):
     acting, learning = model_functions(config(*flags), VECTOR, ACTIONS, 5)
-    assert [act() for act in acting] == [5] * (2 if flags[0].startswith("--rnn") else 3)
-    assert [learn() for learn in learning] == [16, 16]
+    assert [act() for act in acting] == [5] * (3 if flags[0].startswith("--rnn") else 4)
+    assert [learn() for learn in learning] == [16, 16, 16]
 
 
-def test_what_cannot_be_written_down_in_a_few_lines_has_only_the_model_of_the_project():
-    for cfg, space in (
-        (config("--use_rnn=False"), IMAGE),
-        (config("--rnn_type=lstm", "--rnn_size=8"), VECTOR),
-        (config("--use_rnn=False", "--decoder_mlp_layers", "8"), VECTOR),
+def test_what_cannot_be_written_down_in_a_few_lines_has_the_model_of_the_project():
+    for cfg, space, num_ways in (
+        (config("--use_rnn=False"), IMAGE, 2),
+        (config("--rnn_type=lstm", "--rnn_size=8"), VECTOR, 1),
+        (config("--use_rnn=False", "--decoder_mlp_layers", "8"), VECTOR, 2),
     ):
         acting, learning = model_functions(cfg, space, ACTIONS, 2)
-        assert len(acting) == len(learning) == 1
+        assert len(acting) == len(learning) == num_ways
+        assert [act() for act in acting] == [2] * num_ways
+        assert [learn() for learn in learning] == [16] * num_ways
 
 
 @pytest.mark.parametrize(
