@@ -148,27 +148,52 @@ def weight_gradient(grad: Tensor, x: Tensor, rounded: bool) -> Tensor:
 
 
 class _Dense(torch.autograd.Function):
+    """Threads share the rows."""
+
     @staticmethod
     def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> Tensor:
-        outputs = stack_forward(x, parameters, activation, rounded)
-        ctx.activation, ctx.rounded, ctx.num_outputs = activation, rounded, len(outputs)
-        ctx.save_for_backward(*outputs, *parameters)
-        return outputs[-1]
+        is_inference = torch.is_inference_mode_enabled()
+
+        def forward(part: slice) -> list[Tensor]:
+            with without_gradient(is_inference):
+                return stack_forward(x[part], parameters, activation, rounded)
+
+        ctx.parts = _parts_for_threads(len(x), parameters)
+        outputs = run_together([partial(forward, part) for part in ctx.parts])
+        ctx.activation, ctx.rounded, ctx.num_parameters = activation, rounded, len(parameters)
+        ctx.save_for_backward(*parameters, *itertools.chain.from_iterable(outputs))
+        return outputs[0][-1] if len(outputs) == 1 else torch.cat([of_part[-1] for of_part in outputs])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        saved = ctx.saved_tensors
-        outputs, parameters = saved[: ctx.num_outputs], saved[ctx.num_outputs :]
-        grad_x, grads = stack_backward(
-            grad.clone(memory_format=torch.contiguous_format),
-            outputs,
-            parameters,
-            ctx.activation,
-            ctx.rounded,
-            ctx.needs_input_grad[2],
-        )
-        return None, None, grad_x, *grads
+        parameters, saved = ctx.saved_tensors[: ctx.num_parameters], ctx.saved_tensors[ctx.num_parameters :]
+        size = len(saved) // len(ctx.parts)
+        needs_input_grad = ctx.needs_input_grad[2]
+
+        def backward(part: slice, outputs: Sequence[Tensor]) -> tuple[Tensor | None, list[Tensor]]:
+            own_grad = grad[part].clone(memory_format=torch.contiguous_format)
+            with torch.no_grad():
+                return stack_backward(own_grad, outputs, parameters, ctx.activation, ctx.rounded, needs_input_grad)
+
+        tasks = [partial(backward, part, saved[size * i : size * (i + 1)]) for i, part in enumerate(ctx.parts)]
+        grads_x: list[Tensor | None] = []
+        total: list[Tensor] = []
+        for grad_x, grads in run_together(tasks):
+            grads_x.append(grad_x)
+            total = _add(total, grads)
+        return None, None, _joined_rows(grads_x), *total
+
+
+def _joined_rows(parts: Sequence[Tensor | None]) -> Tensor | None:
+    known = [part for part in parts if part is not None]
+    return torch.cat(known) if len(known) > 1 else next(iter(known), None)
+
+
+def _parts_for_threads(num_rows: int, parameters: Parameters) -> list[slice]:
+    """The rows each thread computes; narrow layers have one thread."""
+    flops_per_row = 2.0 * sum(parameter.numel() for parameter in parameters)
+    return row_parts(num_rows, flops_per_row if flops_per_row >= MIN_FLOPS_PER_ROW else 0.0, MIN_FLOPS_PER_CALL)
 
 
 def dense(stack: DenseStack, x: Tensor, rounded: bool = False) -> Tensor:
@@ -201,9 +226,7 @@ class StackWithHeads:
                     blocks.append(_Block(rows, outputs))
             return blocks
 
-        flops_per_row = 2.0 * sum(parameter.numel() for parameter in parameters)
-        is_wide = flops_per_row >= MIN_FLOPS_PER_ROW
-        parts = row_parts(len(x), flops_per_row if is_wide else 0.0, MIN_FLOPS_PER_CALL)
+        parts = _parts_for_threads(len(x), parameters)
         self._blocks = run_together([partial(forward, part) for part in parts])  # of each part
         heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
         self.logits, self.values = heads[:-1].t(), heads[-1]
