@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 MIN_FLOPS = 1.2e7
 """Of a product by oneDNN: starting one costs ten microseconds more than by MKL, and transposed factors are copied."""
@@ -41,15 +44,16 @@ def _vendor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
-def _is_large(factor: Tensor, num_outputs: int) -> bool:
+def _is_for_one_dnn(factor: Tensor, num_outputs: int) -> bool:
     num_rows, num_inputs = factor.shape
-    is_wide = min(num_rows, num_inputs, num_outputs) >= MIN_SIZE
-    return is_wide and 2.0 * num_rows * num_inputs * num_outputs >= MIN_FLOPS
+    if min(num_rows, num_inputs, num_outputs) < MIN_SIZE or 2.0 * num_rows * num_inputs * num_outputs < MIN_FLOPS:
+        return False
+    return factor.dtype == torch.float32 and factor.device.type == "cpu" and prefers_one_dnn()
 
 
 def multiply(a: Tensor, b: Tensor) -> Tensor:
-    """``a b`` for ``a`` ``[m, k]`` and ``b`` ``[k, n]``, float32 on the CPU; not differentiable."""
-    if _is_large(a, b.shape[1]) and prefers_one_dnn():
+    """``a b`` for ``a`` ``[m, k]`` and ``b`` ``[k, n]``; not differentiable."""
+    if _is_for_one_dnn(a, b.shape[1]):
         return torch.ops.mkldnn._linear_pointwise.default(a, b.t(), None, "none", [], "")  # type: ignore[no-any-return]
     return torch.mm(a, b)
 
@@ -63,9 +67,31 @@ def affine(x: Tensor, weight: Tensor, bias: Tensor, rounded: bool = False) -> Te
     """``x weight^T + bias``, see :func:`product`."""
     if rounded:
         return product(x, weight.t(), True).add_(bias)
-    if _is_large(x, len(weight)) and prefers_one_dnn():
+    if _is_for_one_dnn(x, len(weight)):
         return torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")  # type: ignore[no-any-return]
     return torch.addmm(bias, x, weight.t())
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return affine(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        grad_x = multiply(grad, weight) if ctx.needs_input_grad[0] else None
+        return grad_x, multiply(grad.t(), x), grad.sum(0)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """``F.linear`` for ``x`` ``[..., D]``; where that is left to oneDNN, it can be differentiated once."""
+    rows = x.flatten(0, -2)
+    if not _is_for_one_dnn(rows, len(weight)):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(rows, weight, bias).unflatten(0, x.shape[:-1])  # type: ignore[no-any-return]
 
 
 class _Threads:

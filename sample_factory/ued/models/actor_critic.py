@@ -6,10 +6,9 @@ import itertools
 from collections.abc import Collection
 
 import torch
-import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sample_factory.algo.utils.products import product_with
+from sample_factory.algo.utils.products import linear, product_with
 from sample_factory.ued.envs.interfaces import ObservationSpec
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
 from sample_factory.ued.models.distinct import DistinctObservations
@@ -121,7 +120,7 @@ class ActorCritic(nn.Module):
         if distinct.windows is not None:
             projected = self.trunk.window_product(distinct.obs, distinct.windows, *layer)
         else:
-            projected = F.linear(self.trunk(distinct.obs), *layer)
+            projected = linear(self.trunk(distinct.obs), *layer)
         return self.heads(self.core.sequence(projected, distinct.rows, carry, resets))
 
     def prepare(self, obs: Observations, batch_ndim: int) -> DistinctObservations:
@@ -158,7 +157,7 @@ def _head_outputs(heads: list[Head], x: Tensor) -> list[Tensor]:
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
     rows = x.flatten(0, -2)
     if torch.is_grad_enabled() or len(rows) < _WORTH_PACKING:
-        joint = F.linear(x, weight, bias)
+        joint = linear(x, weight, bias)
     else:
         joint = product_with(weight, len(rows))(rows).add_(bias).unflatten(0, x.shape[:-1])
     if len(heads[0].hidden) > 0:

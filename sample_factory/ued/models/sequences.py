@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.products import multiply
+
 Rows = Tensor | None  # environments, int64 [n]; None if there are none
 
 
@@ -74,8 +76,8 @@ def recurrent_weight_gradient(grads: Tensor, output: Tensor, initial_hidden: Ten
     :param reset_rows: of :func:`rows_to_reset`
     """
     size = output.shape[-1]
-    grad = torch.mm(grads[0].t(), without_rows(initial_hidden, reset_rows[0]))
-    grad.addmm_(grads[1:].flatten(0, 1).t(), output[:-1].reshape(-1, size))
+    grad = multiply(grads[1:].flatten(0, 1).t(), output[:-1].reshape(-1, size))
+    grad.addmm_(grads[0].t(), without_rows(initial_hidden, reset_rows[0]))
     reset_steps = [t for t in range(1, len(reset_rows)) if reset_rows[t] is not None]
     if reset_steps:
         # Their previous state was zero, not what came before.

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sample_factory.algo.utils.products import multiply
+
 _WORTHWHILE = 0.25  # share of different windows above which the plain product is faster
 
 
@@ -102,7 +104,7 @@ class _WindowProduct(torch.autograd.Function):
         by_pair = features.index_select(0, table.content_of)  # [U, F]
         products = features.new_empty(len(by_pair), len(weight))  # [U, G]
         for columns, pairs in _positions(table, num_filters):
-            torch.mm(by_pair[pairs], weight[:, columns].t(), out=products[pairs])
+            products[pairs] = multiply(by_pair[pairs], weight[:, columns].t())
         changes = torch.mm(table.changes, products)
         steps = changes.view(-1, table.num_envs, len(weight))
         for t in range(1, len(steps)):
@@ -120,18 +122,18 @@ class _WindowProduct(torch.autograd.Function):
         num_filters = by_pair.shape[1]
         num_image_features = (len(table.bounds) - 1) * num_filters
         grad_weight, grad_by_pair = torch.empty_like(weight), torch.empty_like(by_pair)
-        torch.mm(grad.t(), others, out=grad_weight[:, num_image_features:])
+        grad_weight[:, num_image_features:] = multiply(grad.t(), others)
         # A change lasts: its gradient is the sum over all later steps.
         sums = grad.clone().view(-1, table.num_envs, len(weight))
         for t in range(len(sums) - 2, -1, -1):
             sums[t].add_(sums[t + 1])
         grad_products = torch.mm(table.changes_t, sums.flatten(0, 1))  # [U, G]
         for columns, pairs in _positions(table, num_filters):
-            torch.mm(grad_products[pairs].t(), by_pair[pairs], out=grad_weight[:, columns])
-            torch.mm(grad_products[pairs], weight[:, columns], out=grad_by_pair[pairs])
+            grad_weight[:, columns] = multiply(grad_products[pairs].t(), by_pair[pairs])
+            grad_by_pair[pairs] = multiply(grad_products[pairs], weight[:, columns])
         grad_features = by_pair.new_zeros(ctx.num_contents, num_filters)
         grad_features.index_add_(0, table.content_of, grad_by_pair)
-        grad_others = torch.mm(grad, weight[:, num_image_features:])
+        grad_others = multiply(grad, weight[:, num_image_features:])
         return grad_features, grad_others, grad_weight, grad.sum(0), None
 
 
