@@ -16,7 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from sample_factory.algo.utils.row_threads import MIN_FLOPS_PER_CALL, row_parts, run_together, without_gradient
+from sample_factory.algo.utils.row_threads import (
+    MIN_FLOPS_PER_CALL,
+    add_gradients,
+    row_parts,
+    run_together,
+    without_gradient,
+)
 from sample_factory.model.dense_stack import activate_, activation_backward_, activation_of, has_hooks
 
 _BLOCK_NUMBERS = 2**20
@@ -140,8 +146,7 @@ class _Convolutions(torch.autograd.Function):
         x = ctx.saved_tensors[0]
         needs_input_grad = ctx.needs_input_grad[1]
         grad_x = torch.empty_like(x) if needs_input_grad else None
-        weights = ctx.weights
-        last = ctx.shape.of_layers[-1]
+        weights, last = ctx.weights, ctx.shape.of_layers[-1]
 
         def backward(saved: list[_Saved]) -> list[Tensor]:
             total: list[Tensor] = []
@@ -151,13 +156,12 @@ class _Convolutions(torch.autograd.Function):
                     of_images, grads = _backward_block(ctx.stack, weights, outputs, grad, needs_input_grad)
                     if grad_x is not None and of_images is not None:
                         grad_x[rows] = of_images
-                    total = [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
+                    total = add_gradients(total, grads)
             return total
 
-        of_parts = run_together([partial(backward, saved) for saved in all_saved])
-        total = of_parts[0]
-        for grads in of_parts[1:]:
-            total = [a.add_(b) for a, b in zip(total, grads, strict=True)]
+        total: list[Tensor] = []
+        for grads in run_together([partial(backward, saved) for saved in all_saved]):
+            total = add_gradients(total, grads)
         return None, grad_x, *total
 
 

@@ -20,6 +20,7 @@ from sample_factory.algo.utils.products import affine, product
 from sample_factory.algo.utils.row_threads import (
     MIN_FLOPS_PER_CALL,
     MIN_FLOPS_PER_ROW,
+    add_gradients,
     row_parts,
     run_together,
     without_gradient,
@@ -181,7 +182,7 @@ class _Dense(torch.autograd.Function):
         total: list[Tensor] = []
         for grad_x, grads in run_together(tasks):
             grads_x.append(grad_x)
-            total = _add(total, grads)
+            total = add_gradients(total, grads)
         return None, None, _joined_rows(grads_x), *total
 
 
@@ -239,12 +240,12 @@ class StackWithHeads:
             total: list[Tensor] = []
             with torch.no_grad():
                 for block in blocks:
-                    total = _add(total, self._gradients_of_block(block, grad_heads[:, block.rows], grad_x))
+                    total = add_gradients(total, self._gradients_of_block(block, grad_heads[:, block.rows], grad_x))
             return total
 
         total: list[Tensor] = []
         for of_part in run_together([partial(backward, blocks) for blocks in self._blocks]):
-            total = _add(total, of_part)
+            total = add_gradients(total, of_part)
         grad_weight, grad_bias, *grads = total
         return grad_x, [*grads, grad_weight[:-1], grad_bias[:-1], grad_weight[-1:], grad_bias[-1:]]
 
@@ -261,10 +262,6 @@ class StackWithHeads:
         if grad_x is not None and of_input is not None:
             grad_x[block.rows] = of_input
         return grads + of_layers
-
-
-def _add(total: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
-    return [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
 
 
 class _DenseHeads(torch.autograd.Function):

@@ -95,6 +95,11 @@ def run_together(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
     return results + [future.result() for future in futures]
 
 
+def add_gradients(total: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
+    """Sums of what has been found so far, an empty list at first, and of gradients of other rows."""
+    return [a.add_(b) for a, b in zip(total, grads, strict=True)] if total else grads
+
+
 class _ByRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, function: PartFunction, parts: list[slice], axes: Sequence[Axis], *tensors: Tensor) -> Tensor:

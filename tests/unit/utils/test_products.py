@@ -43,6 +43,16 @@ def test_factors_may_be_parts_of_others_or_transposed(library: bool) -> None:
     assert torch.allclose(products.multiply(transposed, b), expected_product(transposed, b), atol=1e-3)
 
 
+def test_matrices_with_gaps_are_copied() -> None:
+    """Else a product of some milliseconds takes seconds."""
+    (whole,) = matrices((60, 50))
+    for matrix in (whole[:, :20], whole[:, 3:20].t(), whole[::2, ::2], whole[:1].expand(60, 50)):
+        copy = products._dense(matrix)
+        assert torch.equal(copy, matrix) and copy.is_contiguous()
+    for matrix in (whole, whole.t(), whole[10:20], whole[10:20].t()):
+        assert products._dense(matrix) is matrix
+
+
 def test_only_large_products_are_for_one_dnn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(products, "prefers_one_dnn", lambda: pytest.fail("was asked"))
     a, b, narrow = matrices((1024, 64), (64, 64), (4096, 8))
