@@ -127,7 +127,7 @@ $(PUFFERLIB_STAMP):
 bench: $(BENCH_STAMP) $(SF2_BENCH_STAMP) $(PEERS_STAMP) $(PUFFERLIB_STAMP)
 	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads $(BENCH_WORKLOADS) \
 		--pairs=$(BENCH_PAIRS) --seconds=$(BENCH_SECONDS) --limits --save
-	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s W1d64 W4_8192 --omp=unset \
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W1 W1s W1z_image W1d64 W4_8192 Pong --omp=unset \
 		--pairs=1 --seconds=$(BENCH_SECONDS) --limits --save
 	$(BENCH) -m benchmarks.peers --peers_python=$(PEERS_VENV)/bin/python \
 		--pufferlib_python=$(PUFFERLIB_VENV)/bin/python --rounds=$(BENCH_PAIRS) --save
