@@ -53,10 +53,13 @@ def plain_convolutions(module: Any) -> ConvStack | None:
 
 
 def _is_plain_convolution(layer: Any) -> bool:
-    if type(layer) is not nn.Conv2d or has_hooks(layer) or layer.bias is None:
+    if type(layer) is not nn.Conv2d or has_hooks(layer):
+        return False
+    weight, bias = layer._parameters.get("weight"), layer._parameters.get("bias")
+    if weight is None or bias is None:
         return False
     is_simple = layer.padding == (0, 0) and layer.dilation == (1, 1) and layer.groups == 1
-    return is_simple and all(p.dtype == torch.float32 and p.device.type == "cpu" for p in (layer.weight, layer.bias))
+    return is_simple and weight.dtype == bias.dtype == torch.float32 and weight.device.type == bias.device.type == "cpu"
 
 
 class _Shape(NamedTuple):
