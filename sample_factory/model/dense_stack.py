@@ -230,7 +230,13 @@ class StackWithHeads:
         parts = _parts_for_threads(len(x), parameters)
         self._blocks = run_together([partial(forward, part) for part in parts])  # of each part
         heads += torch.cat([actor_bias, critic_bias]).unsqueeze(1)
-        self.logits, self.values = heads[:-1].t(), heads[-1]
+        self._heads: Tensor | None = heads
+
+    def take_heads(self) -> tuple[Tensor, Tensor]:
+        """Logits ``[b, A]`` and values ``[b]``, once: outputs of autograd that stay here would refer to themselves."""
+        assert self._heads is not None
+        heads, self._heads = self._heads, None
+        return heads[:-1].t(), heads[-1]
 
     def gradients(self, grad_heads: Tensor, needs_input_grad: bool) -> tuple[Tensor | None, list[Tensor]]:
         """Of the input and of the parameters, given those of the heads ``[A + 1, b]``: of the logits and the values."""
@@ -271,7 +277,7 @@ class _DenseHeads(torch.autograd.Function):
     def forward(ctx: Any, activation: str, rounded: bool, x: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor]:
         ctx.computed = StackWithHeads(activation, rounded, x, parameters)
         ctx.save_for_backward(x, *parameters)  # finds out whether they were changed in place
-        return ctx.computed.logits, ctx.computed.values
+        return ctx.computed.take_heads()
 
     @staticmethod
     @once_differentiable
@@ -306,7 +312,7 @@ class RecordedHeads:
         self._parameters = (*stack.parameters, *actor, *critic)
         with torch.no_grad():
             self._computed = StackWithHeads(stack.activation, rounded, x, self._parameters)
-        self.logits, self.values = self._computed.logits, self._computed.values
+        self.logits, self.values = self._computed.take_heads()
 
     def backward(self, grad_heads: Tensor) -> None:
         """Set ``grad`` of all parameters that need one; ``grad_heads`` ``[A + 1, b]``: of the logits and the values."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +177,23 @@ def test_row_blocks_cover_all_rows_and_fit_into_the_cache(num_rows: int, widest:
     )
     assert len(blocks) == num_blocks
     assert [row for block in blocks for row in range(block.start, block.stop)] == list(range(num_rows))
+
+
+def test_what_is_not_differentiated_is_let_go_without_the_garbage_collector() -> None:
+    x = torch.randn(40, 6)
+    layers, actor, critic = (torch.randn(shape, requires_grad=True) for shape in ((8, 6), (3, 8), (1, 8)))
+    biases = [torch.zeros(n, requires_grad=True) for n in (8, 3, 1)]
+    gc.collect()
+    gc.disable()
+    try:
+        stack = dense_stack.DenseStack((layers, biases[0]), "relu")
+        logits, values = dense_with_heads(stack, (actor, biases[1]), (critic, biases[2]), x)
+        kept = weakref.ref(logits.grad_fn.computed)  # type: ignore[union-attr]
+        assert kept() is not None
+        del logits, values
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 def test_gru_layer_is_a_gru_on_cut_sequences() -> None:
