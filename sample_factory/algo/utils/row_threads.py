@@ -84,15 +84,25 @@ def run_together(tasks: Sequence[Callable[[], Result]]) -> list[Result]:
 
     At most ``MAX_ROW_THREADS`` tasks run at the same time.
     """
-    futures = [_threads.pool().submit(task) for task in tasks[1:]]
+    waiting: list[Callable[[], Result] | None] = list(tasks)
+    results: list[Any] = [None] * len(tasks)
+
+    def run(index: int) -> None:
+        task, waiting[index] = waiting[index], None
+        assert task is not None
+        results[index] = task()
+
+    futures = [_threads.pool().submit(run, index) for index in range(1, len(tasks))]
     try:
-        results = [tasks[0]()]
+        run(0)
     finally:
         errors = [future.exception() for future in futures]
     for error in errors:
         if error is not None:
             raise error
-    return results + [future.result() for future in futures]
+    found = list(results)
+    results.clear()  # a thread may still hold on to what it ran: there is nothing in it any more
+    return found
 
 
 def add_gradients(total: list[Tensor], grads: list[Tensor]) -> list[Tensor]:
