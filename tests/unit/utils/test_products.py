@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sample_factory.algo.utils import products
@@ -80,6 +83,22 @@ def test_one_dnn_is_preferred_where_mkl_uses_half_the_registers(
     monkeypatch.setattr(products, "has_one_dnn", lambda: has_operators)
     monkeypatch.setattr(products, "_vendor", lambda: vendor)
     assert products.prefers_one_dnn.__wrapped__() is expected
+
+
+@pytest.mark.parametrize("size", [(3, 5, 7), (900, 256, 64)])
+def test_linear_layers_and_their_gradients(library: bool, size: tuple[int, int, int]) -> None:
+    """The larger one is left to oneDNN where that is preferred."""
+    num_rows, num_inputs, num_outputs = size
+    values = matrices((2, num_rows, num_inputs), (num_outputs, num_inputs), (num_outputs,))
+    (direction,) = matrices((2, num_rows, num_outputs))
+
+    def results(function: Callable[..., Tensor]) -> list[Tensor]:
+        tensors = [value.clone().requires_grad_() for value in values]
+        output = function(*tensors)
+        return [output.detach(), *torch.autograd.grad(output, tensors, direction)]
+
+    for actual, expected in zip(results(products.linear), results(F.linear), strict=True):
+        torch.testing.assert_close(actual, expected, atol=2e-3, rtol=1e-4)
 
 
 def test_rounded_products_have_the_precision_of_bfloat16(library: bool) -> None:
