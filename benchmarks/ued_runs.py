@@ -44,10 +44,11 @@ def ours(*flags: str, num_threads: int | None = 1) -> Side:
     return Side("here", command, (*threads, ("PYTHONPATH", paths)))
 
 
-def minimax(python: str, cache: Path) -> Side:
+def minimax(python: str, cache: Path, device: str = "cpu") -> Side:
     """``minimax-lib`` in an environment of its own. Compiled programs are kept, so that further seeds start sooner."""
     environment = {
-        "JAX_PLATFORMS": "cpu",
+        "JAX_PLATFORMS": device,
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",

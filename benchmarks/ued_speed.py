@@ -2,6 +2,7 @@
 
     python -m benchmarks.ued_speed --minimax=PYTHON                              all workloads at the full size
     python -m benchmarks.ued_speed --minimax=PYTHON --workloads dr --slices=5 --seconds=20
+    python -m benchmarks.ued_speed --minimax=PYTHON --device=cuda --num_levels 32 1024    on a GPU
 
 Writes benchmarks/results/ued/speed_<workload>.json. Ratios are of neighbouring slices: of the clock, and of processor
 time, which other work on the machine disturbs less. Both are above one where this project is faster.
@@ -20,7 +21,7 @@ from typing import Any
 
 from benchmarks.results_io import Row, paired_row, write_result
 from benchmarks.ued_paused import PausedTraining, Slice
-from benchmarks.ued_runs import RESULTS_DIR, Side, minimax, ours
+from benchmarks.ued_runs import RESULTS_DIR, minimax, ours
 from benchmarks.ued_settings import SIZES, training_flags
 
 _FOREVER = 10**6
@@ -53,10 +54,13 @@ def main(argv: list[str] | None = None) -> int:
     """Measure, print, save."""
     args = _parse_args(argv)
     for name in args.workloads:
-        rows = measure_workload(WORKLOADS[name], args)
-        for row in rows:
-            print(describe(row), flush=True)
-        write_result(f"speed_{name}", rows, RESULTS_DIR, size=args.size)
+        for num_levels in args.num_levels:
+            rows = measure_workload(WORKLOADS[name], num_levels or SIZES[args.size].num_levels, args)
+            for row in rows:
+                print(describe(row), flush=True)
+            place = "" if args.device == "cpu" else f"_{args.device}"
+            number = "" if num_levels is None else f"_{num_levels}"
+            write_result(f"speed_{name}{place}{number}", rows, RESULTS_DIR, size=args.size)
     return 0
 
 
@@ -67,6 +71,9 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
         "--workloads", nargs="+", choices=sorted(WORKLOADS), default=list(WORKLOADS), help="what to time"
     )
     parser.add_argument("--size", choices=sorted(SIZES), default="full", help="size of runs, see ued_settings")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides compute")
+    parser.add_argument("--num_levels", type=int, nargs="+", default=[None], help="levels per cycle, instead of those")
+    parser.add_argument("--cache", type=Path, help="folder of programs that JAX has compiled, kept for the next run")
     parser.add_argument("--threads", nargs="+", choices=sorted(_THREADS), default=["default", "1"], help="threads here")
     parser.add_argument("--slices", type=int, default=5, help="slices per side")
     parser.add_argument("--seconds", type=float, default=10.0, help="least length of a slice")
@@ -75,38 +82,36 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def measure_workload(workload: Workload, args: argparse.Namespace) -> list[Row]:
+def measure_workload(workload: Workload, num_levels: int, args: argparse.Namespace) -> list[Row]:
     """A row per number of threads of ours."""
-    flags = [*training_flags(workload.method, args.size, _FOREVER, **workload.flags), "--seed=1"]
+    changed = {**workload.flags, "n_parallel": num_levels}
+    flags = [*training_flags(workload.method, args.size, _FOREVER, **changed), "--seed=1"]
+    steps_per_cycle = num_levels * SIZES[args.size].num_steps * workload.students
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        original = PausedTraining(minimax(args.minimax, folder / "jax_cache"), flags, folder, "minimax")
-        with original:
+        side = minimax(args.minimax, args.cache or folder / "jax_cache", args.device)
+        with PausedTraining(side, flags, folder, "minimax") as original:
             original.warm_up(workload.warm_up, args.warm_up_sec)
-            return [
-                _compare(workload, ours(num_threads=_THREADS[threads]), threads, original, flags, folder, args)
-                for threads in args.threads
-            ]
+            rows = []
+            for threads in args.threads:
+                here = ours(f"--device={args.device}", num_threads=_THREADS[threads])
+                pairs = _compare(workload, PausedTraining(here, flags, folder, f"here_{threads}"), original, args)
+                rows.append(speed_row(workload, threads, pairs, steps_per_cycle))
+            return rows
 
 
 def _compare(
-    workload: Workload,
-    side: Side,
-    threads: str,
-    original: PausedTraining,
-    flags: list[str],
-    folder: Path,
-    args: argparse.Namespace,
-) -> Row:
+    workload: Workload, here: PausedTraining, original: PausedTraining, args: argparse.Namespace
+) -> list[tuple[Slice, Slice]]:
+    """Slices of both sides, in turns."""
     pairs: list[tuple[Slice, Slice]] = []
-    with PausedTraining(side, flags, folder, f"here_{threads}") as here:
+    with here:
         here.warm_up(workload.warm_up, args.warm_up_sec)
         for number in range(args.slices):
             first, second = (here, original) if number % 2 == 0 else (original, here)
             measured = {training: training.measure(args.seconds, args.min_cycles) for training in (first, second)}
             pairs.append((measured[here], measured[original]))
-    size = SIZES[args.size]
-    return speed_row(workload, threads, pairs, size.num_levels * size.num_steps * workload.students)
+    return pairs
 
 
 def speed_row(workload: Workload, threads: str, pairs: list[tuple[Slice, Slice]], steps_per_cycle: int) -> Row:

@@ -9,7 +9,7 @@ from sample_factory.cfg.shadowing import flag_value
 from sample_factory.model.dense_stack import has_hooks
 from sample_factory.utils.typing import Config
 
-ALWAYS, NEVER = "always", "never"
+AUTO, ALWAYS, NEVER = "auto", "always", "never"
 _OWN_PACKAGES = ("torch.nn.", "sample_factory.")
 
 
@@ -27,7 +27,12 @@ def may_capture(cfg: Config, model: nn.Module, device: torch.device) -> bool:
     mode = cuda_graphs_mode(cfg)
     if device.type != "cuda" or mode == NEVER:
         return False
-    return mode == ALWAYS or all(_is_own(module) for module in model.modules())
+    return mode == ALWAYS or is_made_here(model)
+
+
+def is_made_here(model: nn.Module) -> bool:
+    """Whether all parts are of this package or of PyTorch, and nobody is told about their calls."""
+    return all(_is_own(module) for module in model.modules())
 
 
 def _is_own(module: nn.Module) -> bool:

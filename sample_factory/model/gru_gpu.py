@@ -15,74 +15,71 @@ from torch.autograd.function import once_differentiable
 _ops = torch.ops.aten
 
 
-class _GruLayer(torch.autograd.Function):
+class _GruStates(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
+        from_input: Tensor,
         initial: Tensor,
         keeps: Tensor,
-        weight_ih: Tensor,
         weight_hh: Tensor,
         bias_ih: Tensor,
         bias_hh: Tensor,
     ) -> Tensor:
-        num_steps, num_rows, _ = x.shape
-        size = initial.shape[1]
-        from_input = torch.mm(x.flatten(0, 1), weight_ih.t()).view(num_steps, num_rows, 3 * size)
         weight_hh_t = weight_hh.t()
-        previous, workspaces, outputs = [initial.contiguous()], [], []
-        for t in range(num_steps):
+        outputs: list[Tensor] = []
+        previous, workspaces = [initial.contiguous()], []
+        for t, from_input_now in enumerate(from_input.unbind()):
+            if t > 0:
+                previous.append(outputs[-1] * keeps[t - 1])
             state, workspace = _ops._thnn_fused_gru_cell(
-                from_input[t], torch.mm(previous[t], weight_hh_t), previous[t], bias_ih, bias_hh
+                from_input_now, torch.mm(previous[t], weight_hh_t), previous[t], bias_ih, bias_hh
             )
             outputs.append(state)
             workspaces.append(workspace)
-            if t + 1 < num_steps:
-                previous.append(state * keeps[t])
-        ctx.save_for_backward(x, keeps, weight_ih, weight_hh)
+        ctx.save_for_backward(keeps, weight_hh)
         ctx.steps = previous, workspaces
         return torch.stack(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> Any:
-        x, keeps, weight_ih, weight_hh = ctx.saved_tensors
+        keeps, weight_hh = ctx.saved_tensors
         previous, workspaces = ctx.steps
         num_steps = len(grad_output)
-        grad_from_input: list[Tensor] = [x] * num_steps
-        grad_from_state: list[Tensor] = [x] * num_steps
-        carried: Tensor | None = None
+        grads: list[tuple[Tensor, Tensor]] = []
+        grad_state = grad_output[-1].contiguous()
         for t in range(num_steps - 1, -1, -1):
-            grad_state = grad_output[t].contiguous() if carried is None else grad_output[t] + carried
-            grad_from_input[t], grad_from_state[t], grad_previous, _, _ = _ops._thnn_fused_gru_cell_backward(
+            grad_from_input, grad_from_state, grad_previous, _, _ = _ops._thnn_fused_gru_cell_backward(
                 grad_state, workspaces[t], False
             )
+            grads.append((grad_from_input, grad_from_state))
             if t > 0:
-                carried = torch.addmm(grad_previous, grad_from_state[t], weight_hh).mul_(keeps[t - 1])
-        from_input = torch.stack(grad_from_input).flatten(0, 1)  # [T N, 3 H]
-        from_state = torch.stack(grad_from_state).flatten(0, 1)
-        grad_x = torch.mm(from_input, weight_ih).view_as(x) if ctx.needs_input_grad[0] else None
+                grad_previous = torch.addmm(grad_previous, grad_from_state, weight_hh)
+                grad_state = torch.addcmul(grad_output[t - 1], grad_previous, keeps[t - 1])
+        from_input, from_state = (torch.stack(of_steps[::-1]) for of_steps in zip(*grads, strict=True))
+        by_state = from_state.flatten(0, 1)  # [T N, 3 H]
         return (
-            grad_x,
+            from_input,
             None,
             None,
-            torch.mm(from_input.t(), x.flatten(0, 1)),
-            torch.mm(from_state.t(), torch.stack(previous).flatten(0, 1)),
-            from_input.sum(0),
-            from_state.sum(0),
+            torch.mm(by_state.t(), torch.stack(previous).flatten(0, 1)),
+            from_input.sum((0, 1)),
+            by_state.sum(0),
         )
 
 
-def gru_layer(x: Tensor, initial: Tensor, keeps: Tensor, parameters: tuple[Tensor, Tensor, Tensor, Tensor]) -> Tensor:
-    """States after every step ``[T, N, H]``; differentiable once with respect to all but ``initial``.
+def gru_states(
+    from_input: Tensor, initial: Tensor, keeps: Tensor, weight_hh: Tensor, bias_ih: Tensor, bias_hh: Tensor
+) -> Tensor:
+    """States after every step ``[T, N, H]``; differentiable once with respect to all but ``initial`` and ``keeps``.
 
-    :param x: inputs ``[T, N, D]``
+    :param from_input: products of ``weight_ih`` and the inputs ``[T, N, 3 H]``
     :param initial: states before the first step ``[N, H]``
-    :param keeps: float ``[T, N, 1]``, 0 where the state is reset after the step, else 1
-    :param parameters: ``weight_ih, weight_hh, bias_ih, bias_hh`` as in ``torch.nn.GRU``
+    :param keeps: float ``[T - 1, N, 1]``, 0 where the state is reset between two steps, else 1
+    :param weight_hh: ``[3 H, H]``, and biases ``[3 H]``, as in ``torch.nn.GRU``
     """
-    return _GruLayer.apply(x, initial, keeps, *parameters)
+    return _GruStates.apply(from_input, initial, keeps, weight_hh, bias_ih, bias_hh)
 
 
 def gru_sequence(core: torch.nn.GRU, x: Tensor, initial: Tensor, ends: Tensor, num_steps: int) -> Tensor:
@@ -94,8 +91,9 @@ def gru_sequence(core: torch.nn.GRU, x: Tensor, initial: Tensor, ends: Tensor, n
     :returns: ``[N*T, H]``, trajectory after trajectory
     """
     shape = (-1, num_steps)
-    keeps = (~ends).to(x.dtype).view(shape).t().unsqueeze(2).contiguous()  # [T, N, 1]
+    keeps = (~ends).to(x.dtype).view(shape).t()[:-1].unsqueeze(2).contiguous()  # [T - 1, N, 1]
     x = x.unflatten(0, shape).transpose(0, 1).contiguous()
     for weights, state in zip(core.all_weights, initial.chunk(core.num_layers, dim=1), strict=True):
-        x = gru_layer(x, state, keeps, (weights[0], weights[1], weights[2], weights[3]))
+        weight_ih, weight_hh, bias_ih, bias_hh = weights
+        x = gru_states(x @ weight_ih.t(), state, keeps, weight_hh, bias_ih, bias_hh)
     return x.transpose(0, 1).flatten(0, 1)

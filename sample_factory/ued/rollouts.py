@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from sample_factory.ued.captured_steps import captured_steps, may_capture
 from sample_factory.ued.envs.interfaces import Observations, StepOutcome, TeacherEnv, UedEnv
 from sample_factory.ued.models.acting import Actor
 from sample_factory.ued.models.actor_critic import ActorCritic
 from sample_factory.ued.models.cores import Carry
 from sample_factory.ued.rollout_threads import rollout_threads
+from sample_factory.ued.steps import Starts, Steps, gumbel_noise, in_step, joined, write_samples
 
 Restart = Callable[[Tensor, Any], Any]
 """Start states of the environments whose episode ended, given their indices (int64 ``[n]``) and all states."""
@@ -75,35 +77,8 @@ class Rollout:
         )
 
 
-def _joined(steps: list[Observations]) -> Observations:
-    """Observations of all steps, ``[T, B, ...]``."""
-    return {name: torch.stack([obs[name] for obs in steps]) for name in steps[0]}
-
-
-def _in_step(*tensors: Tensor) -> list[tuple[Tensor, ...]]:
-    """What the tensors ``[T, ...]`` hold for every step: lists are faster than indexing."""
-    return list(zip(*(tensor.unbind() for tensor in tensors), strict=True))
-
-
-def gumbel_noise(shape: list[int], generator: Generator) -> Tensor:
-    """Independent standard Gumbel variables: ``argmax(logits + noise)`` is a sample of the categorical distribution."""
-    uniform = torch.rand(shape, generator=generator, device=generator.device)
-    # zero is one of the numbers it can be; this takes half the time of torch's exponential distribution
-    return uniform.clamp_(min=torch.finfo(torch.float32).tiny).log_().neg_().log_().neg_()
-
-
 def _any(flags: Tensor) -> bool:
     return bool(flags.numpy().any()) if flags.device.type == "cpu" else bool(flags.any())
-
-
-def write_samples(logits: Tensor, noise: Tensor, actions: Tensor) -> None:
-    """Write samples of categorical distributions ``[B, A]`` into ``actions`` ``[B]``; uses the Gumbel noise up."""
-    if noise.device.type == "cpu":
-        array = noise.numpy()
-        array += logits.numpy()
-        array.argmax(axis=1, out=actions.numpy())
-    else:
-        torch.argmax(noise.add_(logits), dim=1, out=actions)
 
 
 @torch.no_grad()
@@ -127,15 +102,50 @@ def collect_rollout(
     """
     num_envs = len(state)
     first_carry = model.initial_carry(num_envs) if initial_carry is None else initial_carry
-    actor = Actor(model, num_steps, num_envs, first_carry)
     levels = env.levels_of(state)
     noise = gumbel_noise([num_steps, num_envs, model.num_actions], generator).to(model.device)
+    rest = first_carry, generator, bootstrap_time_limits
+    steps = None
+    if isinstance(restart, Starts) and may_capture(env, model):
+        steps = captured_steps(env, state, model, noise, restart, *rest)
+    if steps is None:
+        steps = _single_steps(env, state, model, noise, restart, *rest)
+    last_values = steps.next_values(env.observe(state))
+    return Rollout(
+        obs=steps.obs,
+        actions=steps.actions,
+        rewards=steps.rewards,
+        dones=steps.dones,
+        truncated=steps.truncated,
+        log_probs=log_probs_of(steps.logits, steps.actions),
+        values=model.head_values(steps.outputs),
+        initial_carry=first_carry,
+        final_carry=steps.carry,
+        last_values=last_values,
+        start_levels=levels,
+        final_values=steps.final_values,
+    )
+
+
+def _single_steps(
+    env: UedEnv,
+    state: Any,
+    model: ActorCritic,
+    noise: Tensor,
+    restart: Restart,
+    carry: Carry,
+    generator: Generator,
+    with_final_values: bool,
+) -> Steps:
+    """One step after the other, from ``state`` on, which is advanced in place; ``noise`` ``[T, B, A]``."""
+    num_steps, num_envs = noise.shape[:2]
+    actor = Actor(model, num_steps, num_envs, carry)
     observations: list[Observations] = []
     actions = torch.empty([num_steps, num_envs], dtype=torch.int64, device=noise.device)
     outcomes: list[StepOutcome] = []
-    final_values = noise.new_zeros(num_steps, num_envs, model.value_ensemble_size) if bootstrap_time_limits else None
+    final_values = noise.new_zeros(num_steps, num_envs, model.value_ensemble_size) if with_final_values else None
     with rollout_threads("student", noise.device) as step_done:
-        for t, (noise_now, actions_now) in enumerate(_in_step(noise, actions)):
+        for t, (noise_now, actions_now) in enumerate(in_step(noise, actions)):
             obs = env.observe(state)
             observations.append(obs)
             write_samples(actor.act(obs), noise_now, actions_now)
@@ -152,21 +162,16 @@ def collect_rollout(
     rewards, dones, truncated = (
         torch.stack([getattr(outcome, name) for outcome in outcomes]) for name in ("reward", "done", "truncated")
     )
-    values, logits = actor.values_and_logits()
-    final_carry = actor.carry
-    last_values = actor.next_values(env.observe(state))
-    return Rollout(
-        obs=_joined(observations),
+    return Steps(
+        obs=joined(observations),
         actions=actions,
         rewards=rewards,
         dones=dones,
         truncated=truncated,
-        log_probs=log_probs_of(logits, actions),
-        values=values,
-        initial_carry=first_carry,
-        final_carry=final_carry,
-        last_values=last_values,
-        start_levels=levels,
+        outputs=actor.outputs,
+        logits=actor.logits,
+        carry=actor.carry,
+        next_values=actor.next_values,
         final_values=final_values,
     )
 
@@ -210,17 +215,17 @@ def collect_teacher_rollout(
     observations: list[Observations] = []
     actions = torch.empty([num_steps, num_levels], dtype=torch.int64, device=noise.device)
     with rollout_threads("teacher", noise.device) as step_done:
-        for noise_now, actions_now in _in_step(noise, actions):
+        for noise_now, actions_now in in_step(noise, actions):
             obs = env.observe(state, generator)
             observations.append(obs)
             write_samples(actor.act(obs), noise_now, actions_now)
             env.step(state, actions_now, generator)
             step_done()
-    values, logits = actor.values_and_logits()
+    values, logits = model.head_values(actor.outputs), actor.logits
     dones = torch.zeros(num_steps, num_levels, dtype=torch.bool, device=noise.device)
     dones[-1] = True
     rollout = Rollout(
-        obs=_joined(observations),
+        obs=joined(observations),
         actions=actions,
         rewards=torch.zeros_like(dones, dtype=torch.float32),
         dones=dones,

@@ -13,10 +13,26 @@ from sample_factory.ued.curricula.prioritisation import Ints
 from sample_factory.ued.curricula.scores import ScoredRollout
 from sample_factory.ued.envs.interfaces import Levels, State, UedEnv
 from sample_factory.ued.models.actor_critic import ActorCritic
-from sample_factory.ued.rollouts import Rollout, gumbel_noise
+from sample_factory.ued.rollouts import Rollout
+from sample_factory.ued.steps import Starts, gumbel_noise
 
 _STEPS_BETWEEN_CHECKS = 32
 _WORTH_COMPACTING = 0.75  # share of rows still of interest below which the others are dropped
+
+
+class SameStarts(Starts[State]):
+    """Every episode begins like the first one of its environment."""
+
+    is_per_env = True
+
+    def __init__(self, starts: State) -> None:
+        self._starts = starts
+
+    def __call__(self, done: Tensor, state: State) -> State:
+        return self._starts[done]
+
+    def take(self, count: int) -> State:
+        return self._starts
 
 
 def begin(
@@ -33,14 +49,13 @@ def begin(
     def start_again(done: Tensor, state: State) -> State:
         return env.reset(levels[done], generator)
 
-    def copy_start(done: Tensor, state: State) -> State:
-        return starts[done]
-
-    return (starts, start_again) if is_random else (starts.clone(), copy_start)
+    return (starts, start_again) if is_random else (starts.clone(), SameStarts(starts))
 
 
-class FreshLevels(Generic[Levels, State]):
+class FreshLevels(Starts[State], Generic[Levels, State]):
     """Episodes begin on new random levels, which are drawn ``chunk`` at a time: drawing one costs as much as many."""
+
+    is_per_env = False
 
     def __init__(self, env: UedEnv[Levels, State], chunk: int, generator: Generator) -> None:
         self._env, self._chunk, self._generator = env, chunk, generator
@@ -48,7 +63,9 @@ class FreshLevels(Generic[Levels, State]):
         self._used = 0
 
     def __call__(self, done: Tensor, state: State) -> State:
-        count = len(done)
+        return self.take(len(done))
+
+    def take(self, count: int) -> State:
         if self._starts is None or self._used + count > len(self._starts):
             levels = self._env.sample_levels(max(self._chunk, count), self._generator)
             self._starts, self._used = self._env.reset(levels, self._generator), 0

@@ -119,6 +119,16 @@ EnvBuilder = Callable[..., UedEnv[Any, Any]]
 TeacherBuilder = Callable[..., TeacherEnv[Any, Any]]
 
 
+class CapturableEnv(UedEnv[Levels, State], Protocol[Levels, State]):
+    """A student environment whose steps a CUDA graph can hold. Optional: on a GPU rollouts are faster then.
+
+    ``is_capturable`` says that ``step`` and ``observe`` draw no random numbers, read nothing back from the device, and
+    launch the same operations on the same memory every time. Nor may anything depend on Python variables that change.
+    """
+
+    is_capturable: bool
+
+
 @runtime_checkable
 class RenderableEnv(UedEnv[Levels, State], Protocol[Levels, State]):
     """A student environment that can be drawn. Optional: nothing but pictures depends on it."""

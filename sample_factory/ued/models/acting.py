@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from sample_factory.algo.utils.products import product_with
+from sample_factory.ued.models import lstm_gpu
 from sample_factory.ued.models.actor_critic import ActorCritic, Observations
-from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
+from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore, masked
 from sample_factory.ued.models.s5 import S5Core, S5Layer
 from sample_factory.ued.models.sequences import tanh_in_place
 from sample_factory.ued.models.trunk import Trunk
@@ -39,8 +40,11 @@ class CoreActor:
         return tuple(part.clone() for part in self._carry)
 
     def reset(self, idx: Tensor) -> None:
-        """Set the carry of some environments (int64 ``[n]``) to zero."""
-        self._carry = tuple(part.index_fill(0, idx, 0) for part in self._carry)
+        """Set the carry of some environments to zero: int64 ``[n]``, or a flag for each, bool ``[B]``."""
+        if idx.dtype == torch.bool:
+            self._carry = masked(self._carry, idx)
+        else:
+            self._carry = tuple(part.index_fill(0, idx, 0) for part in self._carry)
 
     def step(self, output: Tensor) -> None:
         """Read ``features``, advance the carry, and write the core's output ``[B, H]`` to ``output``."""
@@ -92,8 +96,8 @@ class LstmActor(CoreActor):
         return self._cell.clone(), self._hidden.clone()
 
     def reset(self, idx: Tensor) -> None:
-        self._cell.index_fill_(0, idx, 0.0)
-        self._hidden.index_fill_(0, idx, 0.0)
+        _clear_rows(self._cell, idx)
+        _clear_rows(self._hidden, idx)
 
     @np.errstate(over="ignore")  # the divisor of a closed gate can be infinite
     def step(self, output: Tensor) -> None:
@@ -134,7 +138,7 @@ class GruActor(CoreActor):
         return (self._hidden.clone(),)
 
     def reset(self, idx: Tensor) -> None:
-        self._hidden.index_fill_(0, idx, 0.0)
+        _clear_rows(self._hidden, idx)
 
     @np.errstate(over="ignore")
     def step(self, output: Tensor) -> None:
@@ -149,6 +153,31 @@ class GruActor(CoreActor):
         hidden /= self._update_divisor
         hidden += candidate
         self._hidden_array[...] = hidden
+
+
+def _clear_rows(x: Tensor, idx: Tensor) -> None:
+    """Set rows of ``x`` ``[B, H]`` to zero: int64 ``[n]``, or a flag for each, bool ``[B]``."""
+    if idx.dtype == torch.bool:
+        x.masked_fill_(idx.unsqueeze(1), 0.0)
+    else:
+        x.index_fill_(0, idx, 0.0)
+
+
+class GpuLstmActor(CoreActor):
+    """Three kernels per step besides copying the output."""
+
+    def __init__(self, core: LstmCore, carry: Carry, num_envs: int, device: torch.device) -> None:
+        super().__init__(core, carry, num_envs, device)
+        self._weight_ih, self._weight_hh, self._bias = (
+            lstm_gpu.in_order_of_torch(x.detach()) for x in (core.weight_ih.t(), core.weight_hh.t(), core.bias)
+        )
+
+    def step(self, output: Tensor) -> None:
+        cell, hidden = self._carry
+        from_input = torch.addmm(self._bias, self.features, self._weight_ih)
+        hidden, cell, _ = lstm_gpu.lstm_step(from_input, torch.mm(hidden, self._weight_hh), cell)
+        self._carry = cell, hidden
+        output.copy_(hidden)
 
 
 class S5Actor(CoreActor):
@@ -199,7 +228,7 @@ class Actor:
         return logits
 
     def reset(self, idx: Tensor) -> None:
-        """Begin new episodes in some environments, int64 ``[n]``."""
+        """Begin new episodes in some environments: int64 ``[n]``, or a flag for each, bool ``[B]``."""
         self._core.reset(idx)
 
     @property
@@ -207,9 +236,15 @@ class Actor:
         """A copy of the carry after the last step."""
         return self._core.carry
 
-    def values_and_logits(self) -> tuple[Tensor, Tensor]:
-        """Of all steps: ``[T, B, K]`` and ``[T, B, A]``."""
-        return self._model.head_values(self._outputs), self._logits
+    @property
+    def outputs(self) -> Tensor:
+        """What the values of all steps depend on, ``[T, B, H]``."""
+        return self._outputs
+
+    @property
+    def logits(self) -> Tensor:
+        """Of all steps, ``[T, B, A]``."""
+        return self._logits
 
     def next_values(self, obs: Observations) -> Tensor:
         """Values ``[B, K]`` of the observations after the last step; the carry is of no use afterwards."""
@@ -220,8 +255,10 @@ class Actor:
 
 
 def _core_actor(core: Core, carry: Carry, num_envs: int, device: torch.device) -> CoreActor:
-    if type(core) is LstmCore and device.type == "cpu":
-        return LstmActor(core, carry, num_envs)
+    if type(core) is LstmCore:
+        return (
+            GpuLstmActor(core, carry, num_envs, device) if device.type == "cuda" else LstmActor(core, carry, num_envs)
+        )
     if type(core) is GruCore and device.type == "cpu":
         return GruActor(core, carry, num_envs)
     if type(core) is S5Core:

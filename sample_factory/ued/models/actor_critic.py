@@ -9,6 +9,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from sample_factory.algo.utils.products import linear, product_with
+from sample_factory.model.capturable import ALWAYS, AUTO, NEVER, is_made_here
 from sample_factory.ued.envs.interfaces import ObservationSpec
 from sample_factory.ued.models.cores import Carry, Core, GruCore, LstmCore
 from sample_factory.ued.models.distinct import DistinctObservations
@@ -76,6 +77,7 @@ class ActorCritic(nn.Module):
     ) -> None:
         super().__init__()
         self.num_actions = num_actions
+        self.cuda_graphs = AUTO  # or ALWAYS, NEVER
         self.value_ensemble_size = options.value_ensemble_size
         self.trunk = Trunk(spec, options, ignored, generator)
         self.core = make_core(self.trunk.num_features, options, generator)
@@ -91,6 +93,13 @@ class ActorCritic(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.trunk.conv.weight.device
+
+    @property
+    def is_capturable(self) -> bool:
+        """Whether CUDA graphs may hold what the network computes: on a GPU, if it is made of parts of this package."""
+        if self.device.type != "cuda" or self.cuda_graphs == NEVER:
+            return False
+        return self.cuda_graphs == ALWAYS or is_made_here(self)
 
     @property
     def is_recurrent(self) -> bool:
@@ -121,7 +130,8 @@ class ActorCritic(nn.Module):
             projected = self.trunk.window_product(distinct.obs, distinct.windows, *layer)
         else:
             projected = linear(self.trunk(distinct.obs), *layer)
-        return self.heads(self.core.sequence(projected, distinct.rows, carry, resets))
+        rows = None if distinct.are_in_order else distinct.rows
+        return self.heads(self.core.sequence(projected, rows, carry, resets))
 
     def prepare(self, obs: Observations, batch_ndim: int) -> DistinctObservations:
         """What ``sequence`` does first with observations of ``batch_ndim`` batch axes; worth keeping if it is called

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
+from sample_factory.model import gru_gpu
+from sample_factory.ued.models import lstm_gpu
 from sample_factory.ued.models.gru_sequence import gru_states
 from sample_factory.ued.models.init import orthogonal_gates_
 from sample_factory.ued.models.lstm_sequence import lstm_states
@@ -15,6 +17,16 @@ Carry = tuple[Tensor, ...]  # each [B, ...]; empty without recurrence
 def masked(carry: Carry, reset: Tensor) -> Carry:
     """The carry ``[B, ...]``, zero where ``reset`` ``[B]``."""
     return tuple(part.masked_fill(reset.view(-1, *[1] * (part.ndim - 1)), 0) for part in carry)
+
+
+def by_step(projected: Tensor, rows: Tensor | None, resets: Tensor) -> Tensor:
+    """Rows of a table ``[R, G]`` in the order of the steps, ``[T, B, G]``; see :meth:`Core.sequence`."""
+    return projected.unflatten(0, resets.shape) if rows is None else projected[rows]
+
+
+def numbered(rows: Tensor | None, resets: Tensor) -> Tensor:
+    """``rows``, or the numbers of all steps in order, int64 ``[T, B]``."""
+    return torch.arange(resets.numel()).view(resets.shape) if rows is None else rows
 
 
 class Core(nn.Module):
@@ -46,13 +58,13 @@ class Core(nn.Module):
         """Weight ``[G, D]`` and bias ``[G]`` of the linear layer a core begins with; ``None``: it has none."""
         return None
 
-    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+    def sequence(self, projected: Tensor, rows: Tensor | None, carry: Carry, resets: Tensor) -> Tensor:
         """The same values as ``sequence_by_steps``, faster.
 
         :param projected: outputs of the ``input_layer`` for different inputs, ``[R, G]``
-        :param rows: which of them each step has, int64 ``[T, B]``
+        :param rows: which of them each step has, int64 ``[T, B]``; ``None``: each has its own, in order
         """
-        return projected[rows]
+        return by_step(projected, rows, resets)
 
 
 class LstmCore(Core):
@@ -87,9 +99,12 @@ class LstmCore(Core):
     def input_layer(self) -> tuple[Tensor, Tensor]:
         return self.weight_ih, self.bias
 
-    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+    def sequence(self, projected: Tensor, rows: Tensor | None, carry: Carry, resets: Tensor) -> Tensor:
         cell, hidden = carry
-        return lstm_states(projected, rows, self.weight_hh, cell, hidden, resets)
+        if projected.is_cuda:
+            from_input = by_step(projected, rows, resets)
+            return lstm_gpu.lstm_states(from_input, self.weight_hh, cell, hidden, resets)
+        return lstm_states(projected, numbered(rows, resets), self.weight_hh, cell, hidden, resets)
 
 
 class GruCore(Core):
@@ -125,6 +140,12 @@ class GruCore(Core):
     def input_layer(self) -> tuple[Tensor, Tensor]:
         return self.weight_ih, self.bias
 
-    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
+    def sequence(self, projected: Tensor, rows: Tensor | None, carry: Carry, resets: Tensor) -> Tensor:
         (hidden,) = carry
-        return gru_states(projected, rows, self.weight_hh, self.candidate_bias, hidden, resets)
+        if projected.is_cuda:
+            keeps = (~resets).to(projected.dtype).unsqueeze(2)  # [T, B, 1]
+            zeros = torch.zeros_like(self.bias)
+            bias_hh = torch.cat([zeros[: -self.output_size], self.candidate_bias])
+            from_input = by_step(projected, rows, resets)
+            return gru_gpu.gru_states(from_input, hidden * keeps[0], keeps[1:], self.weight_hh, zeros, bias_hh)
+        return gru_states(projected, numbered(rows, resets), self.weight_hh, self.candidate_bias, hidden, resets)

@@ -4,7 +4,7 @@ whatever depends on a single observation needs to be computed once for all of th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,12 +22,15 @@ _WORTHWHILE = 0.75  # share of different observations above which looking them u
 class DistinctObservations:
     """``obs``: tables ``[R, ...]`` of different observations; ``rows``: which one is where, int64 ``[...]``.
 
-    ``windows``: of the images, if they are large and ``rows`` are ``[T, B]`` and in order.
+    ``windows``: of the images, if they are large and ``rows`` are ``[T, B]`` and in order. ``are_in_order``: nothing
+    was left out, ``rows`` are 0, 1, 2, ... On a GPU that is always so: computing a row takes less time than looking it
+    up, and shapes that do not depend on data can be recorded.
     """
 
     obs: Observations
     rows: Tensor
     windows: WindowTable | None = None
+    are_in_order: bool = False
 
     @classmethod
     def of(cls, obs: Observations, batch_ndim: int) -> DistinctObservations:
@@ -37,19 +40,26 @@ class DistinctObservations:
         shape = first.shape[:batch_ndim]
         found = _distinct_rows(flat) if first.device.type == "cpu" else None
         if found is None:
-            size = shape.numel()
-            return cls(flat, torch.arange(size, device=first.device).view(shape))
+            return cls._in_order(flat, shape)
         where, rows = found
         return cls({name: x.index_select(0, where) for name, x in flat.items()}, rows.view(shape))
 
+    @classmethod
+    def _in_order(cls, flat: Observations, shape: torch.Size) -> DistinctObservations:
+        device = next(iter(flat.values())).device
+        return cls(flat, torch.arange(shape.numel(), device=device).view(shape), are_in_order=True)
+
     def __getitem__(self, idx: Any) -> DistinctObservations:
         """Some of the places, as in indexing an array of the shape of ``rows``."""
+        if self.rows.is_cuda:
+            chosen = self.rows[idx]
+            return self._in_order({name: x[chosen.flatten()] for name, x in self.obs.items()}, chosen.shape)
         used, rows = torch.unique(self.rows[idx], return_inverse=True)
         return DistinctObservations({name: x.index_select(0, used) for name, x in self.obs.items()}, rows)
 
     def flatten(self) -> DistinctObservations:
         """With a single batch axis."""
-        return DistinctObservations(self.obs, self.rows.flatten())
+        return replace(self, rows=self.rows.flatten(), windows=None)
 
 
 def _distinct_rows(obs: Observations) -> tuple[Tensor, Tensor] | None:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
-from sample_factory.ued.models.cores import Carry, Core
+from sample_factory.ued.models.cores import Carry, Core, by_step
 from sample_factory.ued.models.init import lecun_normal_, orthogonal_
 from sample_factory.ued.models.s5_scan import scan, scan_by_steps
 
@@ -176,8 +176,8 @@ class S5Core(Core):
     def input_layer(self) -> tuple[Tensor, Tensor]:
         return self.encoder.weight, self.encoder.bias
 
-    def sequence(self, projected: Tensor, rows: Tensor, carry: Carry, resets: Tensor) -> Tensor:
-        return self._run(projected[rows], carry, resets)[0]
+    def sequence(self, projected: Tensor, rows: Tensor | None, carry: Carry, resets: Tensor) -> Tensor:
+        return self._run(by_step(projected, rows, resets), carry, resets)[0]
 
     def _run(self, x: Tensor, carry: Carry, resets: Tensor) -> tuple[Tensor, Carry]:
         last_states = []

@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from sample_factory.algo.utils.products import multiply
 
-Rows = Tensor | None  # environments, int64 [n]; None if there are none
+Rows = Tensor | None  # environments, int64 [n], None if there are none; on a GPU one flag for each, bool [B]
 
 
 def tanh_by_step(x: Tensor, out: Tensor) -> Callable[[int], object]:
@@ -57,6 +57,8 @@ def tanh(x: Tensor) -> Tensor:
 
 def rows_to_reset(resets: Tensor) -> list[Rows]:
     """For every step of ``resets`` (bool ``[T, B]``) the environments to reset."""
+    if resets.is_cuda:
+        return list(resets.unbind())
     steps, envs = np.nonzero(resets.cpu().numpy())
     parts = np.split(envs, np.searchsorted(steps, np.arange(1, len(resets))))
     return [torch.from_numpy(part).to(resets.device) if len(part) > 0 else None for part in parts]
@@ -64,7 +66,11 @@ def rows_to_reset(resets: Tensor) -> list[Rows]:
 
 def without_rows(state: Tensor, to_reset: Rows) -> Tensor:
     """The state ``[B, H]``, zero in some rows: itself if there are none, else a copy."""
-    return state if to_reset is None else state.index_fill(0, to_reset, 0.0)
+    if to_reset is None:
+        return state
+    if to_reset.dtype == torch.bool:
+        return state.masked_fill(to_reset.unsqueeze(1), 0.0)
+    return state.index_fill(0, to_reset, 0.0)
 
 
 def recurrent_weight_gradient(grads: Tensor, output: Tensor, initial_hidden: Tensor, reset_rows: list[Rows]) -> Tensor:

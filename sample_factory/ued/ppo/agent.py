@@ -9,13 +9,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from sample_factory.algo.utils.optimizers import PortableAdam
 from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.ued.models.actor_critic import ActorCritic
-from sample_factory.ued.models.cores import Carry
 from sample_factory.ued.models.distinct import DistinctObservations
+from sample_factory.ued.ppo.captured_step import CapturedStep
 from sample_factory.ued.ppo.gae import generalised_advantages
 from sample_factory.ued.ppo.losses import categorical, ppo_losses
-from sample_factory.ued.ppo.minibatches import split_indices
+from sample_factory.ued.ppo.minibatches import Minibatch, split_indices
 from sample_factory.ued.rollouts import Rollout
 
 STAT_NAMES = (
@@ -68,20 +69,6 @@ class PPOConfig:
         return self.lr + (self.lr_final - self.lr) * min(num_steps_done / self.lr_anneal_steps, 1.0)
 
 
-@dataclass(frozen=True)
-class Minibatch:
-    """Whole sequences ``[T, b, ...]`` for recurrent networks, single transitions ``[n, ...]`` for others."""
-
-    obs: DistinctObservations
-    actions: Tensor
-    log_probs: Tensor
-    values: Tensor
-    advantages: Tensor
-    targets: Tensor
-    initial_carry: Carry
-    resets: Tensor
-
-
 class PPOAgent:
     """Learns from rollouts of its own ``model``.
 
@@ -96,10 +83,11 @@ class PPOAgent:
         self.gradient_sync: GradientSync | None = None
         if model.device.type == "cpu":
             keep_freed_memory()
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(
+        self._parameters: list[Tensor] = [p for p in model.parameters() if p.requires_grad]
+        self._optimizer = PortableAdam(
             self._parameters, lr=config.lr, betas=_ADAM_BETAS, eps=config.adam_eps, fused=True
         )
+        self._captured = CapturedStep(self._train_on, self._train_recorded, self._tensors)
 
     def advantages(self, rollout: Rollout) -> tuple[Tensor, Tensor]:
         """Advantages and value targets ``[T, B, K]``."""
@@ -116,12 +104,14 @@ class PPOAgent:
 
     def update(self, rollout: Rollout, advantages: Tensor, targets: Tensor, generator: Generator) -> dict[str, float]:
         """All epochs over one rollout; returns statistics averaged over all minibatches, ``STAT_NAMES``."""
-        sums = torch.zeros(len(STAT_NAMES), dtype=torch.float64)
+        sums = torch.zeros(len(STAT_NAMES), dtype=torch.float64, device=rollout.rewards.device)
         num_minibatches = 0
         obs = self.model.prepare(rollout.obs, batch_ndim=2)
+        train_on = self._choose_step()
         for _ in range(self.config.n_epochs):
             for minibatch in self.minibatches(rollout, obs, advantages, targets, generator):
-                sums += self._train_on(minibatch).double().cpu()
+                sums += train_on(minibatch, self.config.learning_rate(self.n_grad_updates))
+                self.n_grad_updates += 1
                 num_minibatches += 1
         self.n_updates += 1
         return dict(zip(STAT_NAMES, (sums / num_minibatches).tolist(), strict=True))
@@ -154,8 +144,35 @@ class PPOAgent:
         for idx in split_indices(rollout.num_steps * rollout.num_envs, num_parts, "transitions", generator):
             yield flat if idx is None else _select(flat, idx, idx)
 
-    def _train_on(self, batch: Minibatch) -> Tensor:
-        """One optimiser step; returns the statistics, float32 ``[8]``."""
+    def _choose_step(self) -> Callable[[Minibatch, float], Tensor]:
+        """What makes a step with a minibatch and a learning rate; returns the statistics, float32 ``[8]``.
+
+        On a GPU it is recorded where the network does the same every time, and no other process takes part.
+        """
+        if not self.model.is_capturable or self.gradient_sync is not None:
+            return self._train_on
+        self._captured.start()
+        return self._captured.run
+
+    def _train_on(self, batch: Minibatch, lr: float) -> Tensor:
+        """One optimiser step."""
+        stats, grads = self._gradients(batch)
+        norm = self._clip(grads)
+        for parameter, grad in zip(self._parameters, grads, strict=True):
+            parameter.grad = grad
+        self._optimizer.param_groups[0]["lr"] = lr
+        self._optimizer.step()
+        return torch.cat([stats, norm.view(1)])
+
+    def _train_recorded(self, batch: Minibatch, lr: Tensor) -> Tensor:
+        """The same on a GPU, after the first step: nothing is read back."""
+        stats, grads = self._gradients(batch)
+        norm = self._clip(grads)
+        self._optimizer.step_on_device(self._parameters, grads, lr, torch.zeros_like(lr))
+        return torch.cat([stats, norm.view(1)])
+
+    def _gradients(self, batch: Minibatch) -> tuple[Tensor, list[Tensor]]:
+        """All statistics but the last one, and gradients of all parameters."""
         config = self.config
         values, logits = self.model.sequence(batch.obs, batch.initial_carry, batch.resets)
         log_probs, entropy = categorical(logits, batch.actions)
@@ -177,23 +194,25 @@ class PPOAgent:
         with torch.no_grad():
             means = values.mean(), batch.targets.mean(), batch.advantages[..., 0].mean()
             stats = torch.stack([losses.total, losses.actor, losses.value, losses.entropy, *means])
-        return torch.cat([stats, self._step(stats).view(1)])
-
-    @torch.no_grad()
-    def _step(self, stats: Tensor) -> Tensor:
-        """Apply the gradients, clipped by their global norm, which is returned."""
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._parameters]
         if self.gradient_sync is not None:
             self.gradient_sync([*grads, stats])
-        norm = torch.nn.utils.get_total_norm(grads)
-        if norm > self.config.max_grad_norm:
-            torch._foreach_mul_(grads, self.config.max_grad_norm / norm)
-        for parameter, grad in zip(self._parameters, grads, strict=True):
-            parameter.grad = grad
-        self._optimizer.param_groups[0]["lr"] = self.config.learning_rate(self.n_grad_updates)
-        self._optimizer.step()
-        self.n_grad_updates += 1
+        return stats, grads
+
+    @torch.no_grad()
+    def _clip(self, grads: list[Tensor]) -> Tensor:
+        """Limit the global norm of the gradients, in place; returns what it was."""
+        norm, most = torch.nn.utils.get_total_norm(grads), self.config.max_grad_norm
+        if norm.is_cuda:
+            torch._foreach_mul_(grads, (most / norm).clamp(max=1.0))
+        elif norm > most:
+            torch._foreach_mul_(grads, most / norm)
         return norm
+
+    def _tensors(self) -> list[Tensor]:
+        """Everything that a step changes or takes for granted."""
+        states = [x for state in self._optimizer.state.values() for x in state.values() if isinstance(x, Tensor)]
+        return [*self._parameters, *self.model.buffers(), *states]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an exact continuation needs."""

@@ -143,6 +143,8 @@ def make_agents(
         for _ in range(config.train_runner_args.n_students)
     ]
     _check_student_minibatches(config, students[0].model)
+    for student in students:
+        student.model.cuda_graphs = config.cuda_graphs
     if teacher_env is None:
         return Agents(students)
     model = make_teacher_model(
@@ -153,6 +155,7 @@ def make_agents(
         generator,
     )
     _check_teacher_minibatches(config, model, teacher_env)
+    model.cuda_graphs = config.cuda_graphs
     return Agents(students, PPOAgent(model.to(device), teacher_ppo(config)))
 
 

@@ -11,7 +11,7 @@ from torch import Generator
 from sample_factory.ued.envs.interfaces import UedEnv
 from sample_factory.ued.envs.pictures import require_renderable
 from sample_factory.ued.models.actor_critic import ActorCritic
-from sample_factory.ued.rollouts import gumbel_noise
+from sample_factory.ued.steps import gumbel_noise
 
 
 @torch.no_grad()

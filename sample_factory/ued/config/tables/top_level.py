@@ -69,6 +69,15 @@ _EXTENSIONS = Group(
             bounds=at_least(0),
         ),
         flag(
+            "cuda_graphs",
+            str,
+            "auto",
+            "On a GPU, record rollouts and optimiser steps as CUDA graphs, which saves the launches of single kernels. "
+            "auto: networks made of parts of this package, and environments that say is_capturable. always: also other "
+            "networks, which must compute the same operations every time. never: launch kernels one by one.",
+            choices=("auto", "always", "never"),
+        ),
+        flag(
             "ued_compat",
             str,
             "none",

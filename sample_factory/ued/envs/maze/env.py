@@ -29,6 +29,7 @@ class MazeEnv:
     """
 
     num_actions = NUM_ACTIONS
+    is_capturable = True  # on a GPU
 
     def __init__(
         self,

@@ -92,6 +92,22 @@ def plain_update(agent: PPOAgent, rollout: Rollout) -> tuple[list[Tensor], dict[
     return parameters, sums
 
 
+def test_steps_to_be_recorded_are_the_usual_ones() -> None:
+    agents = [make_agent(max_grad_norm=0.05, lr=1e-2)[0] for _ in range(2)]
+    rollout = make_rollout(agents[0].model)
+    for agent in agents:
+        update(agent, rollout)
+    usual, recorded = agents
+    advantages, targets = usual.advantages(rollout)
+    obs = usual.model.prepare(rollout.obs, batch_ndim=2)
+    (batch,) = usual.minibatches(rollout, obs, advantages, targets, torch.Generator())
+    for _ in range(2):
+        stats = usual._train_on(batch, 3e-3)
+        torch.testing.assert_close(recorded._train_recorded(batch.clone(), torch.tensor(3e-3)), stats)
+    for p, expected in zip(recorded.model.parameters(), usual.model.parameters(), strict=True):
+        torch.testing.assert_close(p, expected)
+
+
 @pytest.mark.parametrize("core", CORE_OPTIONS)
 @pytest.mark.parametrize("heads", [1, 3])
 @pytest.mark.parametrize("clip_value_loss", [True, False])

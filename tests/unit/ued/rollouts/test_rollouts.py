@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from sample_factory.ued.models.registration import make_student_model, make_teacher_model
-from sample_factory.ued.rollouts import collect_rollout, collect_teacher_rollout, gumbel_noise, log_probs_of
+from sample_factory.ued.rollouts import collect_rollout, collect_teacher_rollout, log_probs_of
+from sample_factory.ued.steps import gumbel_noise
 from tests.unit.ued.models.specs import CORE_OPTIONS
 from tests.unit.ued.rollouts.counting_env import TIME_LIMIT, CountingEnv, CountingLevels, CountingTeacherEnv
 
