@@ -10,6 +10,7 @@ import torch
 
 from sample_factory.algo.sampling.captured_policy import RNN_STATES, CapturedPolicy
 from sample_factory.algo.sampling.request_batching import act
+from sample_factory.algo.utils.cuda_graphs import Recording
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.actor_critic import create_actor_critic
 from sample_factory.model.model_utils import get_rnn_size
@@ -72,3 +73,31 @@ def test_every_replay_samples_anew(tmp_path: Path) -> None:
     assert not torch.equal(actions[0], actions[1])
     probabilities = torch.bincount(actions[0].long(), minlength=3) / 1024
     assert probabilities.min() > 0.2  # a new policy is indifferent
+
+
+def test_weights_that_were_replaced_are_recorded_anew(tmp_path: Path) -> None:
+    policy = Policy(tmp_path)
+    inputs = policy.inputs(5, "cuda")
+    with torch.inference_mode():
+        assert policy.captured.run(inputs) is not None
+        policy.captured.forget()
+        with torch.inference_mode(False), torch.no_grad():
+            for parameter in policy.model.parameters():
+                parameter.data = parameter.data * 1.5
+        recorded = policy.captured.run(inputs)
+        assert recorded is not None
+        torch.testing.assert_close(recorded.cpu(), policy.eager(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_random_numbers_go_on_after_a_recording_has_failed() -> None:
+    def work() -> float:
+        return float(torch.rand(3, device="cuda").sum())  # reads the sum back
+
+    torch.cuda.manual_seed(0)
+    with pytest.raises(RuntimeError):
+        Recording(work)
+    first = torch.rand(3, device="cuda")
+    torch.cuda.manual_seed(0)
+    assert torch.equal(torch.rand(3, device="cuda"), first)
+    replayed = Recording(lambda: torch.rand(3, device="cuda"))
+    assert not torch.equal(replayed.replay().clone(), replayed.replay())

@@ -25,7 +25,7 @@ SIGNS = (
 )
 ON_GPU = ("--actor_worker_gpus", "0", "--env_gpu_actions=True", "--env_gpu_observations=True")
 MODES = {
-    "async": (),
+    "separate": ("--inference_placement=separate",),
     "rollout": ("--inference_placement=rollout",),
     "sync": ("--async_rl=False", "--num_batches_per_epoch=1"),
     "serial": SERIAL,

@@ -49,7 +49,6 @@ class CapturedUpdate:
         self._is_allowed = False
         self._has_failed = False
         self._stream: torch.cuda.Stream | None = None
-        self._pool: Any = None
         self._lr: Tensor | None = None
         self._forget()
 
@@ -67,6 +66,7 @@ class CapturedUpdate:
             may_capture(cfg, model, device)
             and can_step_directly(optimizer)
             and len(optimizer.param_groups) == 1
+            and bool(optimizer.state)  # the first step makes the tensors that recordings change
             and _has_static_core(cfg, model)
         )
         context = (cfg_dict(cfg), _addresses(model, optimizer), _learning(model)) if self._is_allowed else None
@@ -127,7 +127,6 @@ class CapturedUpdate:
         """Record a step for a minibatch in this memory, without making it."""
         device = mb["valids"].device
         self._lr = torch.zeros((), device=device) if self._lr is None else self._lr
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
         minibatch = _device_tensors_of(mb)
 
         def work() -> tuple[AttrDict, Tensor]:
@@ -135,7 +134,9 @@ class CapturedUpdate:
             return var, stack_record(MinibatchRecord.of(var), device)
 
         # One memory for all: nobody looks at the results of a step after the next one began.
-        return _RecordedStep(minibatch, Recording(work, pool=self._pool, stream=self._stream))
+        other = next(iter(self._in_place.values()), self._of_copies)
+        share_with = None if other is None else other.recording
+        return _RecordedStep(minibatch, Recording(work, share_with=share_with, stream=self._stream))
 
 
 class _RecordedStep(NamedTuple):

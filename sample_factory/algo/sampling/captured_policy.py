@@ -8,7 +8,6 @@ outputs are read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +37,12 @@ class _Batch:
     """The recording for one size of batch and the memory it reads and writes."""
 
     def __init__(
-        self, size: int, like: Inputs, act: Callable[[Inputs], Tensor], device: torch.device, pool: Any
+        self,
+        size: int,
+        like: Inputs,
+        act: Callable[[Inputs], Tensor],
+        device: torch.device,
+        share_with: Recording[Tensor] | None,
     ) -> None:
         self.inputs = TensorDict(
             {k: torch.zeros((size, *x.shape[1:]), dtype=x.dtype, device=device) for k, x in like.items()}
@@ -47,7 +51,7 @@ class _Batch:
         self.staging = (
             {k: torch.empty_like(x, device="cpu", pin_memory=True) for k, x in self.inputs.items()} if on_host else None
         )
-        self.recording = Recording(lambda: act(TensorDict(self.inputs)), _NUM_REHEARSALS, pool)
+        self.recording = Recording(lambda: act(TensorDict(self.inputs)), _NUM_REHEARSALS, share_with)
         self.outputs_on_host = (
             torch.empty_like(self.recording.result, device="cpu", pin_memory=True) if on_host else None
         )
@@ -78,7 +82,6 @@ class CapturedPolicy:
     def __init__(self, act: Callable[[Inputs], Tensor], device: torch.device) -> None:
         self._act, self._device = act, device
         self._batches: dict[tuple[int, bool], _Batch] = {}
-        self._pool: Any = None
         self._has_failed = False
 
     def forget(self) -> None:
@@ -94,9 +97,10 @@ class CapturedPolicy:
         key = recording_size(num_samples), first.is_cuda
         batch = self._batches.get(key)
         if batch is None:
-            self._pool = self._pool or torch.cuda.graph_pool_handle()
+            other = next(iter(self._batches.values()), None)
+            share_with = None if other is None else other.recording
             try:
-                batch = self._batches[key] = _Batch(key[0], inputs, self._act, self._device, self._pool)
+                batch = self._batches[key] = _Batch(key[0], inputs, self._act, self._device, share_with)
             except Exception as exc:
                 self._has_failed = True
                 log.warning(f"The policy acts kernel by kernel, a CUDA graph is impossible: {exc}")

@@ -40,7 +40,8 @@ class Recording(Generic[Result]):
     """Work recorded on a stream of its own; what it returned is overwritten by every replay.
 
     :param work: called ``num_rehearsals`` times to let libraries choose their algorithms, and once to be recorded
-    :param pool: memory to share with other recordings, see ``torch.cuda.graph_pool_handle``
+    :param share_with: another recording, whose memory this one uses, too: only the results of the latest replay are
+        good then
     :param stream: where to record, a new one if ``None``
     :raises RuntimeError: the work reads something back, or does something else that cannot be recorded
     """
@@ -49,7 +50,7 @@ class Recording(Generic[Result]):
         self,
         work: Callable[[], Result],
         num_rehearsals: int = 0,
-        pool: Any = None,
+        share_with: Recording[Any] | None = None,
         stream: torch.cuda.Stream | None = None,
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
@@ -59,9 +60,18 @@ class Recording(Generic[Result]):
             for _ in range(num_rehearsals):
                 work()
         torch.cuda.current_stream().wait_stream(stream)
-        # Other threads go on allocating and copying meanwhile: only this one is held to the rules of recording.
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-            self.result = work()
+        # The pool of a recording that is gone would be refused.
+        pool = None if share_with is None else share_with._graph.pool()
+        generator = torch.cuda.default_generators[torch.cuda.current_device()]
+        before = generator.clone_state()
+        try:
+            # Other threads go on allocating and copying meanwhile: only this one is held to the rules of recording.
+            with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+                self.result = work()
+        except BaseException:
+            # Otherwise the generator might believe for ever that a recording is under way, and refuse to work.
+            generator.graphsafe_set_state(before)
+            raise
 
     def replay(self) -> Result:
         self._graph.replay()

@@ -50,6 +50,9 @@ def _placement(cfg: Config) -> str:
     placement = flag_value(cfg, "inference_placement")
     if placement != AUTO:
         return str(placement)
+    if cfg.policy_workers_per_policy > 1:  # whoever asks for several inference processes wants inference processes
+        return SEPARATE
     on_cpu = cfg.device == "cpu" or not torch.cuda.is_available()
-    # Whoever asks for several inference processes wants inference processes.
-    return ROLLOUT if on_cpu and cfg.policy_workers_per_policy == 1 else SEPARATE
+    # Vectorised environments on a GPU need nobody who collects requests into large batches.
+    is_vectorised_on_gpu = cfg.batched_sampling and bool(cfg.actor_worker_gpus)
+    return ROLLOUT if on_cpu or is_vectorised_on_gpu else SEPARATE

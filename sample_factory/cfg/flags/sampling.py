@@ -64,8 +64,9 @@ REGIME = Section(
             "auto",
             "Where policies act. separate: in inference processes, which collect requests of many rollout workers. "
             "rollout: inside every rollout worker, which then steps all its environments as one group, whatever "
-            "--worker_num_splits is. auto: rollout on a CPU unless --policy_workers_per_policy is above 1, separate "
-            "on a GPU. Serial mode has no processes to choose from.",
+            "--worker_num_splits is. auto: rollout on a CPU, and for vectorised environments on a GPU "
+            "(--batched_sampling=True with --actor_worker_gpus); separate for others on a GPU, and if "
+            "--policy_workers_per_policy is above 1. Serial mode has no processes to choose from.",
             choices=("auto", "separate", "rollout"),
             extension=True,
         ),

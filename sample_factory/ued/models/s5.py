@@ -76,7 +76,7 @@ class StateSpace(nn.Module):
         eigenvalues = torch.complex(self.eigenvalues_re, self.eigenvalues_im)
         transition, b = discretise(eigenvalues, torch.view_as_complex(self.b), self.log_step.exp())
         input_matrix = torch.view_as_real(b).transpose(1, 2).flatten(0, 1)
-        output_matrix = (self.c * self.c.new_tensor([2.0, -2.0])).flatten(1)  # 2 Re(C x)
+        output_matrix = torch.stack([2.0 * self.c[..., 0], -2.0 * self.c[..., 1]], dim=-1).flatten(1)  # 2 Re(C x)
         return transition, input_matrix, output_matrix
 
     def forward(self, u: Tensor, initial: Tensor, resets: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,6 +22,7 @@ from sample_factory.algo.utils.agent_policy_mapping import AgentPolicyMapping
 from sample_factory.algo.utils.model_sharing import ParameterServer
 from sample_factory.algo.utils.poll_loop import PollingEventLoop
 from sample_factory.algo.utils.shared_buffers import BufferMgr
+from sample_factory.algo.utils.topology import sampling_topology
 from tests.unit.flags.sampling_setup import (
     EPISODE_LEN,
     env_info_of,
@@ -111,6 +112,23 @@ def test_inference_placement() -> None:
             assert len(workers) == num_inference_workers
             homes = [worker.event_loop is sampler.rollout_workers[worker.worker_idx].event_loop for worker in workers]
             assert all(homes) if num_splits == 1 else not any(homes)
+
+
+def test_inference_placement_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    vectorised = ("--batched_sampling=True", "--actor_worker_gpus", "0")
+    cases = [
+        ((), False),
+        (("--batched_sampling=True",), False),
+        (("--actor_worker_gpus", "0"), False),
+        (vectorised, True),
+        ((*vectorised, "--inference_placement=separate"), False),
+        ((*vectorised, "--policy_workers_per_policy=2"), False),
+        (("--inference_placement=rollout",), True),
+    ]
+    for flags, expected in cases:
+        cfg = sampling_cfg("--serial_mode=False", "--device=gpu", *flags)
+        assert sampling_topology(cfg).inference_in_rollout_workers == expected, flags
 
 
 def test_batched_sampling() -> None:

@@ -41,7 +41,6 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> CapturedUpdate:
     monkeypatch.setattr(cuda_graphs, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(captured_update, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(captured_update, "Recording", FakeRecording)
-    monkeypatch.setattr(captured_update.torch.cuda, "graph_pool_handle", lambda: 1)
     monkeypatch.setattr(CapturedUpdate, "_rehearse", lambda self, *args: captured_update._usual_step(*args))
     FakeRecording.num_made = 0
     return CapturedUpdate()
