@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.envs import make_env
-from benchmarks.workloads import WORKLOADS, Workload, workload_names
+from benchmarks.workloads import EVERY_WORKLOAD, Workload, workload_names
 
 if TYPE_CHECKING:
     from sample_factory.utils.typing import Config
@@ -147,7 +147,7 @@ def _probe_main(idx: int, name: str, num_processes: int, seconds: float, barrier
 
     torch.set_num_threads(1)
     torch.manual_seed(idx)
-    workload = WORKLOADS[name]
+    workload = EVERY_WORKLOAD[name]
     cfg = _config(workload)
     step_envs = _env_stepper(workload, cfg, idx, num_processes)
     barrier.wait(_TIMEOUT_SEC)
@@ -183,7 +183,7 @@ def _call_repeatedly(function: Callable[[], int], seconds: float) -> tuple[float
 def _config(workload: Workload) -> Config:
     from sample_factory.cfg.arguments import parse_full_cfg, parse_sf_args
 
-    argv = [*workload.arguments, "--experiment=limits"]
+    argv = [*workload.arguments, "--experiment=limits", "--device=cpu"]  # the figures are those of the processor
     parser, _ = parse_sf_args(argv)
     return parse_full_cfg(parser, argv)
 
@@ -227,11 +227,11 @@ def _env_stepper(workload: Workload, cfg: Config, idx: int, num_processes: int) 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=["all", *WORKLOADS], default=["W1"], metavar="NAME")
+    parser.add_argument("--workloads", nargs="+", choices=["all", *EVERY_WORKLOAD], default=["W1"], metavar="NAME")
     parser.add_argument("--seconds", type=float, default=2.0, help="length of each of the three parts")
     args = parser.parse_args(argv)
     for name in workload_names(args.workloads):
-        limits = measure_limits(WORKLOADS[name], args.seconds)
+        limits = measure_limits(EVERY_WORKLOAD[name], args.seconds)
         print(
             f"{name}: env {limits.env_us:.2f} us ({limits.env_cpu_us:.2f} CPU), forward {limits.forward_us:.2f} us, "
             f"learner {limits.learn_us:.2f} us per frame and core; {limits.cores} cores: limit "

@@ -78,12 +78,15 @@ def page(results: Mapping[str, Result], figures: Sequence[str] = ()) -> str:
 
 
 def speed_section(results: Mapping[str, Result]) -> str:
-    """A row per workload and number of threads."""
-    rows = []
+    """A row per workload and number of threads, and one per workload and number of levels on a GPU."""
+    rows, on_gpu = [], []
     for name, result in results.items():
         if not name.startswith("speed_"):
             continue
         for row in result["rows"]:
+            if result.get("device") == "cuda":
+                on_gpu.append(_gpu_row(result, row))
+                continue
             ratio = _spread(row["ratio_median"], row["ratio_min"], row["ratio_max"])
             cpu = _spread(row["cpu_ratio"], row["cpu_ratio_min"], row["cpu_ratio_max"])
             cost = f"{row['cpu_sec_per_cycle_ours']:.2f} / {row['cpu_sec_per_cycle_original']:.2f}"
@@ -101,7 +104,27 @@ def speed_section(results: Mapping[str, Result]) -> str:
         "and then whether their largest product is faster with a second one.\n\n"
     )
     header = ("what", "size", "threads here", "here", "minimax", "ratio", "of CPU time", "CPU s per cycle", "aim")
-    return text + _table(header, rows)
+    return text + _table(header, rows) + _gpu_section(on_gpu)
+
+
+def _gpu_row(result: Result, row: Mapping[str, Any]) -> tuple[str, ...]:
+    ratio = _spread(row["ratio_median"], row["ratio_min"], row["ratio_max"])
+    speeds = (f"{row['ours']:,.0f}", f"{row['original']:,.0f}")
+    return (row["label"], result["size"], str(result["num_levels"]), *speeds, ratio, row["asked"] or "")
+
+
+def _gpu_section(rows: Sequence[tuple[str, ...]]) -> str:
+    if not rows:
+        return ""
+    text = (
+        "\nOn a GPU (NVIDIA H100), both programs in turns on the same one; minimax with JAX 0.11, of which it needs "
+        "names that are no longer there. Here rollouts and optimiser steps are CUDA graphs (`--cuda_graphs`).\n\n"
+    )
+    return text + _table(("what", "size", "levels", "here", "minimax", "ratio", "aim"), sorted(rows, key=_levels))
+
+
+def _levels(row: tuple[str, ...]) -> tuple[str, int]:
+    return row[0], int(row[2])
 
 
 def curves_section(parity: Sequence[Result], figures: Sequence[str]) -> str:

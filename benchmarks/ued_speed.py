@@ -25,6 +25,7 @@ from benchmarks.ued_runs import RESULTS_DIR, minimax, ours
 from benchmarks.ued_settings import SIZES, training_flags
 
 _FOREVER = 10**6
+_ASKED_ON_GPU = "1x"
 
 
 @dataclass(frozen=True)
@@ -55,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
     args = _parse_args(argv)
     for name in args.workloads:
         for num_levels in args.num_levels:
-            rows = measure_workload(WORKLOADS[name], num_levels or SIZES[args.size].num_levels, args)
+            used = num_levels or SIZES[args.size].num_levels
+            rows = measure_workload(WORKLOADS[name], used, args)
             for row in rows:
                 print(describe(row), flush=True)
             place = "" if args.device == "cpu" else f"_{args.device}"
             number = "" if num_levels is None else f"_{num_levels}"
-            write_result(f"speed_{name}{place}{number}", rows, RESULTS_DIR, size=args.size)
+            conditions = {"size": args.size, "device": args.device, "num_levels": used}
+            write_result(f"speed_{name}{place}{number}", rows, RESULTS_DIR, **conditions)
     return 0
 
 
@@ -96,7 +99,8 @@ def measure_workload(workload: Workload, num_levels: int, args: argparse.Namespa
             for threads in args.threads:
                 here = ours(f"--device={args.device}", num_threads=_THREADS[threads])
                 pairs = _compare(workload, PausedTraining(here, flags, folder, f"here_{threads}"), original, args)
-                rows.append(speed_row(workload, threads, pairs, steps_per_cycle))
+                asked = workload.asked if args.device == "cpu" else _ASKED_ON_GPU
+                rows.append(speed_row(workload, threads, pairs, steps_per_cycle, asked))
             return rows
 
 
@@ -114,7 +118,9 @@ def _compare(
     return pairs
 
 
-def speed_row(workload: Workload, threads: str, pairs: list[tuple[Slice, Slice]], steps_per_cycle: int) -> Row:
+def speed_row(
+    workload: Workload, threads: str, pairs: list[tuple[Slice, Slice]], steps_per_cycle: int, asked: str
+) -> Row:
     """Steps of all students per second of both sides, with ratios of the clock and of processor time."""
     speeds = [[part.cycles * steps_per_cycle / part.wall_sec for part in pair] for pair in pairs]
     costs = [[part.cpu_sec / part.cycles for part in pair] for pair in pairs]
@@ -131,7 +137,7 @@ def speed_row(workload: Workload, threads: str, pairs: list[tuple[Slice, Slice]]
         "slices": [{"ours": asdict(own), "original": asdict(theirs)} for own, theirs in pairs],
     }
     own_speeds, their_speeds = [own for own, _ in speeds], [theirs for _, theirs in speeds]
-    return paired_row(workload.title, own_speeds, their_speeds, "steps/s", asked=workload.asked, extra=extra)
+    return paired_row(workload.title, own_speeds, their_speeds, "steps/s", asked=asked, extra=extra)
 
 
 def describe(row: Row) -> str:

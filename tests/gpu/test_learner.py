@@ -14,7 +14,7 @@ from gymnasium import spaces
 from sample_factory.algo.learning.learner import Learner
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.model.gru_gpu import gru_sequence
-from tests.unit.learning.learner_setup import make_batch, make_cfg, make_env_info, make_learner
+from tests.unit.learning.learner_setup import invalidate, make_batch, make_cfg, make_env_info, make_learner
 
 IMAGE = spaces.Dict(obs=spaces.Box(0, 255, (4, 84, 84), np.uint8))
 MANY_UPDATES = ("--num_batches_per_epoch=2", "--num_epochs=2", "--learning_rate=0.001")
@@ -100,6 +100,21 @@ def test_recorded_steps_skip_gradients_that_are_not_finite(tmp_path: Path) -> No
     for name in before:
         if "normalizer" not in name:
             assert torch.equal(after[name], before[name]), name
+
+
+def test_steps_with_invalid_samples_do_not_keep_others_from_being_recorded(tmp_path: Path) -> None:
+    learner = make_learner(make_cfg(tmp_path, "--device=gpu", *MANY_UPDATES))
+    for seed in range(6):
+        batch = make_batch(learner, seed=seed)
+        if seed < 2:
+            invalidate(batch)
+        learner.train(to_device(batch, learner.device))
+    assert learner._captured.num_recordings > 0
+    batch = make_batch(learner, seed=7)
+    invalidate(batch)
+    before = learner.train_step
+    learner.train(to_device(batch, learner.device))
+    assert learner.train_step > before
 
 
 def test_changes_of_the_configuration_reach_recorded_steps(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ Update = Callable[[AttrDict, Any], AttrDict]
 
 
 class CapturedUpdate:
-    """Usage: :meth:`start_iteration`, then :meth:`step` for every minibatch in which all samples are valid.
+    """Usage: :meth:`start_iteration`, then :meth:`step` for every minibatch.
 
     Minibatches that come back to the same memory, as slices of a prepared dataset do, are read there. Others are copied
     to where the recording reads them. ``preparation`` is about the batches of a learner, under the same conditions.
@@ -48,6 +48,7 @@ class CapturedUpdate:
         self._context: Any = None  # what a recording depends on
         self._is_allowed = False
         self._has_failed = False
+        self._is_first = True  # the optimiser makes the tensors that recordings change when it first steps
         self._stream: torch.cuda.Stream | None = None
         self._lr: Tensor | None = None
         self._forget()
@@ -66,9 +67,9 @@ class CapturedUpdate:
             may_capture(cfg, model, device)
             and can_step_directly(optimizer)
             and len(optimizer.param_groups) == 1
-            and bool(optimizer.state)  # the first step makes the tensors that recordings change
             and _has_static_core(cfg, model)
         )
+        self._is_first = not optimizer.state
         context = (cfg_dict(cfg), _addresses(model, optimizer), _learning(model)) if self._is_allowed else None
         if context != self._context:
             self._forget()
@@ -83,8 +84,14 @@ class CapturedUpdate:
     def num_recordings(self) -> int:
         return len(self._in_place) + (self._of_copies is not None)
 
-    def step(self, mb: AttrDict, lr: float, update: Update) -> tuple[AttrDict, MinibatchRecord | Tensor]:
+    def step(
+        self, mb: AttrDict, lr: float, update: Update, are_all_valid: bool = True
+    ) -> tuple[AttrDict, MinibatchRecord | Tensor]:
         """One SGD step: its variables, which the next step overwrites, and its record."""
+        if not self.is_allowed:
+            return _usual_step(mb, lr, update)
+        if self._is_first or not are_all_valid:
+            return self._rehearse(mb, lr, update)
         where = layout_of(mb)
         num_seen = self._num_seen[where] = self._num_seen.get(where, 0) + 1
         if self._num_rehearsed < _NUM_REHEARSALS:
@@ -115,7 +122,9 @@ class CapturedUpdate:
         return AttrDict(var), scalars.clone()
 
     def _rehearse(self, mb: AttrDict, lr: float, update: Update) -> tuple[AttrDict, MinibatchRecord]:
-        """A usual step on the stream of the recordings: gradients are accumulated where parameters were first used."""
+        """A usual step on the stream of the recordings. Gradients are accumulated on the stream where a parameter was
+        first used, for as long as somebody keeps the outputs of the model; a recording can't wait for another stream.
+        """
         self._stream = self._stream or torch.cuda.Stream()
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):

@@ -42,7 +42,6 @@ from sample_factory.algo.learning.run_state import restore_lr_scheduler
 from sample_factory.algo.learning.shortcuts import Shortcuts
 from sample_factory.algo.learning.train_stats import (
     MinibatchLog,
-    MinibatchRecord,
     choose_summary_position,
     collect_stats,
     read_stats,
@@ -294,13 +293,13 @@ class Learner(PopulationMember):
         assert self.curr_lr is not None
         actual_lr = self.curr_lr * (mb.valids.numel() - num_invalids) / mb.valids.numel()
         policy_version = self.train_step
-        record: MinibatchRecord | Tensor
-        if num_invalids == 0 and self._captured.is_allowed:
-            var, record = self._captured.step(mb, actual_lr, lambda mb, lr: self._update(stepper, mb, 0, lr))
+
+        def update(mb: AttrDict, lr: float | Tensor) -> AttrDict:
+            return self._update(stepper, mb, num_invalids, lr)
+
+        var, record = self._captured.step(mb, actual_lr, update, are_all_valid=num_invalids == 0)
+        if self._captured.is_allowed:
             self._set_lr(actual_lr)
-        else:
-            var = self._update(stepper, mb, num_invalids, actual_lr)
-            record = MinibatchRecord.of(var)
         if isinstance(var.skipped, bool):
             self._skips.record(var.skipped)
         if var.skipped is not True:

@@ -63,14 +63,16 @@ class Recording(Generic[Result]):
         # The pool of a recording that is gone would be refused.
         pool = None if share_with is None else share_with._graph.pool()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = generator.clone_state()
+        random_state, current = generator.clone_state(), torch.cuda.current_stream()
         try:
             # Other threads go on allocating and copying meanwhile: only this one is held to the rules of recording.
             with torch.cuda.graph(self._graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 self.result = work()
         except BaseException:
-            # Otherwise the generator might believe for ever that a recording is under way, and refuse to work.
-            generator.graphsafe_set_state(before)
+            # torch leaves the generator in the belief that a recording is under way, so that it refuses to work, and
+            # the stream of the recording as that of this thread.
+            generator.graphsafe_set_state(random_state)
+            torch.cuda.set_stream(current)
             raise
 
     def replay(self) -> Result:

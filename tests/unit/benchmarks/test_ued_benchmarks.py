@@ -117,7 +117,7 @@ def test_held_out_mazes_are_always_the_same_and_can_be_solved() -> None:
 
 def test_ratios_of_speed_are_of_pairs() -> None:
     pairs = [(Slice(10, 1.0, 0.5), Slice(5, 1.0, 1.0)), (Slice(10, 2.0, 0.5), Slice(10, 2.0, 2.0))]
-    row = speed_row(WORKLOADS["dr"], "1", pairs, 100)
+    row = speed_row(WORKLOADS["dr"], "1", pairs, 100, "2x")
     assert (row.ratio_min, row.ratio_max, row.extra["cpu_ratio"]) == (1.0, 2.0, 4.0)
     assert row.ours == 750.0
     assert "ratio 1.50 (1.00 to 2.00)" in describe(row)

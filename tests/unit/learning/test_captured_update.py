@@ -43,7 +43,9 @@ def captured(monkeypatch: pytest.MonkeyPatch) -> CapturedUpdate:
     monkeypatch.setattr(captured_update, "Recording", FakeRecording)
     monkeypatch.setattr(CapturedUpdate, "_rehearse", lambda self, *args: captured_update._usual_step(*args))
     FakeRecording.num_made = 0
-    return CapturedUpdate()
+    captured = CapturedUpdate()
+    captured._is_allowed, captured._is_first = True, False
+    return captured
 
 
 def update(mb: AttrDict, lr: Any) -> AttrDict:
@@ -78,11 +80,34 @@ def test_others_are_copied(captured: CapturedUpdate) -> None:
     assert FakeRecording.num_made == 2
 
 
+def test_the_first_iteration_and_invalid_samples_are_only_rehearsed(
+    captured: CapturedUpdate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rehearsed = []
+
+    def rehearse(self: CapturedUpdate, *args: Any) -> Any:
+        rehearsed.append(args[1])
+        return captured_update._usual_step(*args)
+
+    monkeypatch.setattr(CapturedUpdate, "_rehearse", rehearse)
+    captured._is_first = True
+    mb = minibatch(1.0, 2.0)
+    assert losses(captured, [mb] * 5) == [update(mb, float(i)).loss for i in range(5)]
+    assert rehearsed == [0.0, 1.0, 2.0, 3.0, 4.0] and not captured.num_recordings
+    captured._is_first = False
+    losses(captured, [mb] * 5)
+    assert captured.num_recordings == 1
+    rehearsed.clear()
+    assert captured.step(mb, 8.0, update, are_all_valid=False)[0].loss == update(mb, 8.0).loss
+    captured._is_allowed = False
+    captured.step(mb, 9.0, update)
+    assert rehearsed == [8.0] and captured.num_recordings == 1
+
+
 def test_what_cannot_be_recorded_goes_on_as_usual(
     captured: CapturedUpdate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(captured_update, "Recording", ImpossibleRecording)
-    captured._is_allowed = True
     order = [minibatch(float(i), 0.0) for i in range(5)]
     assert losses(captured, order) == [i * 1001.0 for i in range(5)]
     assert not captured.is_allowed
