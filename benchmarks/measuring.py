@@ -16,6 +16,8 @@ from typing import IO, Any
 
 import psutil
 
+from benchmarks.process_tree import unwind_on_sigterm
+
 # A run begins with the first report of frames, and its first quarter does not count.
 SKIPPED_SHARE = 0.25
 START_UP_TIMEOUT_SEC = 180.0
@@ -211,6 +213,7 @@ def measure(command: Sequence[str], seconds: float, cwd: str, env: Mapping[str, 
 
     :raises TooFewReports: the program did not start in time, ended early, or was too slow for this length.
     """
+    unwind_on_sigterm()
     start = time.monotonic()
     process = subprocess.Popen(
         command,

@@ -81,13 +81,17 @@ def memory_of(pid: int) -> MemoryUse:
     return MemoryUse(*(amount * 1024 / 1e6 for amount in (private, pss, shm)))
 
 
+def unwind_on_sigterm() -> None:
+    """A benchmark that is told to end unwinds, and with it ends what it has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+
+
 class ProcessTree:
     """A program started as a child of this process. Only one at a time; the caller may have no other children."""
 
     def __init__(self, command: Sequence[str], cwd: str, env: Mapping[str, str]) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-        # The benchmark unwinds, and with it ends what it has started.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
+        unwind_on_sigterm()
         self._reaped_sec = 0.0
         self.exit_code: int | None = None
         self.started_at = time.time()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.process_tree import unwind_on_sigterm
 from benchmarks.results_io import REPOSITORY
 
 RESULTS_DIR = REPOSITORY / "benchmarks" / "results" / "ued"
@@ -29,6 +30,7 @@ class Side:
 
     def start(self, flags: Sequence[str], console: Path) -> subprocess.Popen[str]:
         """Start a training; its console goes to a file."""
+        unwind_on_sigterm()
         env = {**os.environ, **dict(self.environment)}
         with open(console, "w") as out:
             return subprocess.Popen(
