@@ -118,7 +118,8 @@ def _gpu_section(rows: Sequence[tuple[str, ...]]) -> str:
         return ""
     text = (
         "\nOn a GPU (NVIDIA H100), both programs in turns on the same one; minimax with JAX 0.11 "
-        "(`benchmarks/newer_jax`) and TensorFlow Probability 0.25. Here rollouts and optimiser steps are CUDA graphs (`--cuda_graphs`).\n\n"
+        "(`benchmarks/newer_jax`) and TensorFlow Probability 0.25. Here rollouts and optimiser steps are CUDA graphs "
+        "(`--cuda_graphs`).\n\n"
     )
     return text + _table(("what", "size", "levels", "here", "minimax", "ratio", "aim"), sorted(rows, key=_levels))
 
