@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 TORCH_FLAGS := $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)")
 STAMP := $(VENV)/.installed
 
-.PHONY: install train test test-fast test-faults soak format lint type check compat learning bench bench-quick bench-ued \
+.PHONY: install train test test-fast test-faults soak format lint type check compat learning bench bench-quick bench-ued bench-gpu \
 	docs-reference clean
 
 install: $(STAMP)
@@ -160,6 +160,15 @@ bench-ued: $(BENCH_STAMP) $(MINIMAX_STAMP)
 	$(BENCH) -m benchmarks.ued_parity --minimax=$(MINIMAX) --size=full --methods dr --seeds=$(UED_SEEDS)
 	$(BENCH) -m benchmarks.ued_speed --minimax=$(MINIMAX)
 	$(BENCH) -m benchmarks.ued_learning
+	$(BENCH) -m benchmarks.ued_report
+
+# On a machine with a GPU, a quarter of an hour. minimax needs a JAX that finds the GPU: MINIMAX=<its interpreter>, see
+# benchmarks/newer_jax.
+bench-gpu: $(STAMP) $(BENCH_STAMP) $(SF2_BENCH_STAMP)
+	$(BIN)/python -m pytest -q tests/gpu
+	$(BENCH) -m benchmarks.learner_step --original=$(ORIGINAL) --device=gpu --vtrace 0 --epochs 1 --threads 1
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads gpu --pairs=1 --seconds=20 --limits --save
+	$(BENCH) -m benchmarks.ued_speed --minimax=$(MINIMAX) --device=cuda --num_levels 32 1024 --workloads dr plr_update
 	$(BENCH) -m benchmarks.ued_report
 
 docs-reference: $(STAMP)
