@@ -167,7 +167,8 @@ bench-ued: $(BENCH_STAMP) $(MINIMAX_STAMP)
 bench-gpu: $(STAMP) $(BENCH_STAMP) $(SF2_BENCH_STAMP)
 	$(BIN)/python -m pytest -q tests/gpu
 	$(BENCH) -m benchmarks.learner_step --original=$(ORIGINAL) --device=gpu --vtrace 0 --epochs 1 --threads 1
-	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads gpu --pairs=1 --seconds=20 --limits --save
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W4_cuda_1024 W4_cuda_8192 --pairs=1 --seconds=20
+	$(BENCH) -m benchmarks.compare --original=$(ORIGINAL) --workloads W3 --pairs=1 --seconds=20 --limits
 	$(BENCH) -m benchmarks.ued_speed --minimax=$(MINIMAX) --device=cuda --num_levels 32 1024 --workloads dr plr_update
 	$(BENCH) -m benchmarks.ued_report
 
