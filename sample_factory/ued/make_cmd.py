@@ -130,12 +130,12 @@ def commands(config: ConfigFile, options: argparse.Namespace, wandb: Args) -> It
             if is_training:
                 if options.checkpoint:
                     flags["from_last_checkpoint"] = True
-                flags.pop("xpid", None)
+                if options.include_wandb_group:
+                    flags["wandb_group"] = name
+                flags.pop("xpid", None)  # it comes last
                 flags["xpid"] = f"{name}_{trial}"
                 if len(flags["xpid"]) > MAX_LENGTH:
                     raise ValueError(f"the run id {flags['xpid']} is longer than {MAX_LENGTH} characters")
-                if options.include_wandb_group and wandb:
-                    flags["wandb_group"] = name
             yield flags.get("xpid") or _flag_lines(flags), f"python -m {MODULES[config.command]}{_flag_lines(flags)}"
 
 
@@ -162,7 +162,10 @@ def wandb_flags(config: ConfigFile, options: argparse.Namespace) -> Args:
         return {}
     stored: Args = {}
     if WANDB_FILE.is_file():
-        stored = json.loads(WANDB_FILE.read_text(encoding="utf-8"))
+        try:
+            stored = json.loads(WANDB_FILE.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise ValueError(f"{WANDB_FILE} cannot be read as JSON: {exc}") from exc
         if not isinstance(stored, dict) or sorted(stored) != sorted(_WANDB_KEYS):
             raise ValueError(f"{WANDB_FILE}: expected an object with exactly the keys {' and '.join(_WANDB_KEYS)}")
     flags = {

@@ -228,8 +228,28 @@ def test_weights_and_biases(in_folder: Path, capsys: pytest.CaptureFixture[str])
         "wandb_api_key": "other",
         "wandb_group": first["xpid"].removesuffix("_0"),
     }
+    assert list(first)[-1] == "xpid"
     write(in_folder)
     assert "wandb" not in output(capsys, "--config=mine")
+
+
+def test_trials_are_grouped_without_a_project_too(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"lr": [0.5]})
+    found = flags_of(output(capsys, "--config=mine", "--include_wandb_group", "--checkpoint", "--n_trials=2"))
+    assert [list(f)[1:] for f in found] == [["lr", "seed", "from_last_checkpoint", "wandb_group", "xpid"]] * 2
+    assert [f["xpid"] for f in found] == [f"{found[0]['wandb_group']}_{trial}" for trial in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read as JSON"), ('{"api_key": "k"}', "exactly the keys base_url and")],
+)
+def test_wrong_credentials(content: str, message: str, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, wandb_project="p")
+    (in_folder / "config" / "wandb.json").write_text(content)
+    assert make_cmd.main(["--config=mine"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "config/wandb.json" in printed.err and message in printed.err
 
 
 def test_values_with_special_characters_are_quoted(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
