@@ -224,7 +224,10 @@ def _check_teacher_minibatches(config: Config, model: ActorCritic, teacher_env: 
     count = config.teacher_rl_args.n_minibatches
     items = levels if model.is_recurrent else levels * teacher_env.episode_length
     if items % count:
-        raise ValueError(f"--teacher_ppo_n_minibatches={count} does not divide the {items} items of a teacher rollout")
+        raise ValueError(
+            f"--teacher_ppo_n_minibatches={count} does not divide the {items} items of a teacher rollout; change it or "
+            "--n_parallel"
+        )
 
 
 def _connect(curriculum: Curriculum[Any, Any], ranks: Ranks) -> None:
