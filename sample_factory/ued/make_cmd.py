@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sample_factory.ued.config.checks import USAGE_ERROR
 from sample_factory.ued.config.files import (
     SHIPPED_DIR,
     ConfigFile,
@@ -198,6 +199,16 @@ def copy_shipped(directory: Path) -> list[Path]:
     return copied
 
 
+def _print_copied(directory: Path) -> int:
+    try:
+        copied = copy_shipped(directory)
+    except OSError as exc:
+        print(f"make_cmd: error: --dir={directory}: the files cannot be copied there: {exc}", file=sys.stderr)
+        return USAGE_ERROR
+    print("\n".join(map(str, copied)))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     survive_lost_output()
     options = parse_args(argv)
@@ -205,14 +216,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(shipped_names()))
         return 0
     if options.copy_shipped:
-        print("\n".join(map(str, copy_shipped(Path(options.dir).expanduser()))))
-        return 0
+        return _print_copied(Path(options.dir).expanduser())
     try:
         config = load_config(find_config(options.config, options.dir))
         found = list(commands(config, options, wandb_flags(config, options)))
     except ValueError as exc:
         print(f"make_cmd: error: {exc}", file=sys.stderr)
-        return 2
+        return USAGE_ERROR
     for _, text in found:
         print(f"{text}\n")
     if options.count:

@@ -16,6 +16,8 @@ POPULATION_SCORES = (*TWO_STUDENT_SCORES, "population_regret")
 NEGATIVE_SCORES = ("max_mc", "neg_return")
 USAGE_ERROR = 2
 """Exit code of a command whose flags are wrong."""
+MAX_SEED = 2**63 - 8
+"""Of commands that hand the seed, and the few numbers behind it, to PyTorch."""
 _DEVICE = re.compile(r"cpu|(cuda|gpu)(:\d+)?")
 
 

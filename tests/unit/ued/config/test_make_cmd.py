@@ -269,6 +269,14 @@ def test_shipped_files_can_be_copied(in_folder: Path, capsys: pytest.CaptureFixt
     assert output(capsys, "--list").splitlines() == shipped_names()
 
 
+def test_a_file_is_no_folder_for_copies(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_folder / "file").write_text("mine")
+    assert make_cmd.main(["--copy_shipped", "--dir=file"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("make_cmd: error: --dir=file: the files cannot be copied there")
+    assert (in_folder / "file").read_text() == "mine"
+
+
 # --- errors ---
 
 
