@@ -17,6 +17,7 @@ from sample_factory.ued.config.files import find_config, load_config, shipped_na
 from sample_factory.ued.config.run_id import run_id
 from sample_factory.ued.config.train_args import parse_train_args
 from sf_examples.ued import lava_grid
+from tests.unit.ued.config.minimax_configs import expected_texts
 
 SHIPPED = ["accel", "dr", "paccel", "paired", "plr", "pplr"]
 EXPECTED = """python -m sample_factory.ued.train \\
@@ -83,26 +84,11 @@ def test_shipped_files_pass_all_checks(name: str) -> None:
     assert args.values["student_recurrent_arch"] == ("s5" if "s5_" in name else "lstm")
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("dr", {"lr": 1e-4, "discount": 0.995, "student_entropy_coef": 0.001, "maze_n_walls": 60}),
-        ("plr", {"lr": 3e-4, "plr_staleness_coef": 0.3, "plr_temp": 0.3, "from_last_checkpoint": False}),
-        ("pplr", {"student_gae_lambda": 0.95, "plr_use_parallel_eval": True, "plr_staleness_coef": 0.5}),
-        ("accel", {"plr_replay_prob": 0.8, "plr_n_mutations": 20, "maze_n_walls": 0}),
-        ("paccel", {"lr": 1e-4, "student_entropy_coef": 0.001, "plr_use_parallel_eval": True}),
-        ("paired", {"n_students": 2, "teacher_entropy_coef": 0.05, "teacher_n_conv_filters": 128}),
-        ("s5_dr", {"lr": 3e-5, "student_s5_layernorm_pos": "post", "student_s5_n_layers": 2}),
-        ("s5_plr", {"lr": 1e-4, "plr_temp": 0.5, "student_s5_layernorm_pos": "pre"}),
-        ("s5_pplr", {"student_gae_lambda": 0.98, "plr_temp": 0.5}),
-        ("s5_accel", {"discount": 0.995, "plr_n_mutations": 10, "plr_temp": 0.1, "plr_replay_prob": 0.5}),
-        ("s5_paccel", {"lr": 3e-5, "student_entropy_coef": 0.0, "plr_n_mutations": 20}),
-        ("s5_paired", {"teacher_entropy_coef": 0.001, "teacher_n_conv_filters": 32, "teacher_lr": 1e-4}),
-    ],
-)
-def test_values_of_shipped_files(name: str, values: dict[str, Any]) -> None:
-    stored = parse_train_args([f"--config=maze/{name}"]).values
-    assert {flag: stored[flag] for flag in values} == values
+@pytest.mark.parametrize("name", shipped_names())
+def test_values_of_shipped_files(name: str) -> None:
+    args = load_config(find_config(name)).args
+    texts = {flag: str(value) for flag, (value,) in args.items()}
+    assert texts == expected_texts()[name.removeprefix("maze/")]
 
 
 # --- commands ---
