@@ -181,6 +181,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_files_change(
             ["--train_runner=plr", "--ued_score=max_mc", "--plr_mutation_fn=defalt", "--plr_n_mutations=1"],
             ["--plr_mutation_fn=defalt: ", "did you mean 'default'?"],
         ),
+        (
+            ["--student_n_scalar_embeddings=3"],
+            ["--student_n_scalar_embeddings=3 is too small: ", "has 4 values; set that, or 0"],
+        ),
         (["--train_runner=sfl", "--sfl_batch_size=10"], ["--sfl_buffer_size=1000 is more than the 50 levels"]),
     ],
 )
