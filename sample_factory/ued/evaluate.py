@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from sample_factory.cfg.errors import ConfigError
-from sample_factory.ued.config.checks import USAGE_ERROR, is_device, torch_device
-from sample_factory.ued.config.flag import parse_bool
+from sample_factory.ued.config.checks import MAX_SEED, USAGE_ERROR, is_device, torch_device
+from sample_factory.ued.config.flag import bool_argument
 from sample_factory.ued.config.lists import split_names
 from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import StatusCode
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--device", default="cpu", help="where to compute: cpu, cuda or cuda:<index>; gpu is another word for cuda")
     cvar = parser.add_argument_group("worst case over random levels (Rutherford et al. 2024)")
     add = cvar.add_argument
-    add("--cvar", nargs="?", const=True, default=False, type=_switch, help="judge by the levels solved the least")
+    add("--cvar", nargs="?", const=True, default=False, type=bool_argument, help="judge by the levels solved the least")
     add("--cvar_env_name", help="environment that draws the levels; default: that of the training")
     add(
         "--cvar_env_options",
@@ -52,13 +52,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--cvar_n_episodes", type=int, default=10, help="episodes per level")
     add("--cvar_fractions", default="0.1,0.01,0.001", help="parts of the levels, separated by commas")
     return parser
-
-
-def _switch(text: str) -> bool:
-    try:
-        return parse_bool(text)
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"must be yes or no, got {text!r}") from None
 
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -73,8 +66,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for name in ("n_episodes", "cvar_n_levels", "cvar_n_episodes"):
         if getattr(args, name) < 1:
             parser.error(f"--{name}={getattr(args, name)}: must be >= 1")
-    if args.seed < 0:
-        parser.error(f"--seed={args.seed}: must be >= 0")
+    if not 0 <= args.seed <= MAX_SEED:
+        parser.error(f"--seed={args.seed}: must be >= 0 and <= {MAX_SEED}")
+    if args.results_fname == "":
+        parser.error("--results_fname=: must be a file name, or * for that of the prefix or run")
     if not is_device(args.device):
         parser.error(f"--device={args.device}: must be cpu, cuda or cuda:<index>")
     args.device = torch_device(args.device)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from sample_factory.ued.config.checks import USAGE_ERROR
 from sample_factory.ued.config.files import (
     SHIPPED_DIR,
     ConfigFile,
@@ -130,12 +131,12 @@ def commands(config: ConfigFile, options: argparse.Namespace, wandb: Args) -> It
             if is_training:
                 if options.checkpoint:
                     flags["from_last_checkpoint"] = True
-                flags.pop("xpid", None)
+                if options.include_wandb_group:
+                    flags["wandb_group"] = name
+                flags.pop("xpid", None)  # it comes last
                 flags["xpid"] = f"{name}_{trial}"
                 if len(flags["xpid"]) > MAX_LENGTH:
                     raise ValueError(f"the run id {flags['xpid']} is longer than {MAX_LENGTH} characters")
-                if options.include_wandb_group and wandb:
-                    flags["wandb_group"] = name
             yield flags.get("xpid") or _flag_lines(flags), f"python -m {MODULES[config.command]}{_flag_lines(flags)}"
 
 
@@ -162,7 +163,10 @@ def wandb_flags(config: ConfigFile, options: argparse.Namespace) -> Args:
         return {}
     stored: Args = {}
     if WANDB_FILE.is_file():
-        stored = json.loads(WANDB_FILE.read_text(encoding="utf-8"))
+        try:
+            stored = json.loads(WANDB_FILE.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise ValueError(f"{WANDB_FILE} cannot be read as JSON: {exc}") from exc
         if not isinstance(stored, dict) or sorted(stored) != sorted(_WANDB_KEYS):
             raise ValueError(f"{WANDB_FILE}: expected an object with exactly the keys {' and '.join(_WANDB_KEYS)}")
     flags = {
@@ -195,6 +199,16 @@ def copy_shipped(directory: Path) -> list[Path]:
     return copied
 
 
+def _print_copied(directory: Path) -> int:
+    try:
+        copied = copy_shipped(directory)
+    except OSError as exc:
+        print(f"make_cmd: error: --dir={directory}: the files cannot be copied there: {exc}", file=sys.stderr)
+        return USAGE_ERROR
+    print("\n".join(map(str, copied)))
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     survive_lost_output()
     options = parse_args(argv)
@@ -202,14 +216,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(shipped_names()))
         return 0
     if options.copy_shipped:
-        print("\n".join(map(str, copy_shipped(Path(options.dir).expanduser()))))
-        return 0
+        return _print_copied(Path(options.dir).expanduser())
     try:
         config = load_config(find_config(options.config, options.dir))
         found = list(commands(config, options, wandb_flags(config, options)))
     except ValueError as exc:
         print(f"make_cmd: error: {exc}", file=sys.stderr)
-        return 2
+        return USAGE_ERROR
     for _, text in found:
         print(f"{text}\n")
     if options.count:

@@ -18,6 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from sample_factory.ued.config.checks import MAX_SEED, USAGE_ERROR
+from sample_factory.ued.config.flag import bool_argument
+from sample_factory.ued.envs.interfaces import UedEnv
 from sample_factory.ued.envs.maze import dynamics as maze
 from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.rendering import render_cells
@@ -25,7 +28,6 @@ from sample_factory.ued.envs.maze.text import maze_text, view_cells, view_text
 from sample_factory.ued.envs.pictures import image_grid, save_png
 from sample_factory.ued.envs.registration import make_ued_env
 from sample_factory.ued.play_keys import ESCAPE, KEY_NAMES, NEW_LEVEL, terminal_keys, typed_words
-from sample_factory.utils.introspection import str2bool
 
 ACTION_OF_KEY = {
     "left": maze.LEFT,
@@ -38,7 +40,6 @@ ACTION_OF_KEY = {
 }
 # of --env=Maze only; all other mazes have their own
 SIZE_DEFAULTS = {"height": 13, "width": 13, "n_walls": 10}
-USAGE_ERROR = 2
 
 
 class Game:
@@ -104,16 +105,35 @@ def build_parser() -> argparse.ArgumentParser:
 
 def make_game(args: argparse.Namespace) -> Game:
     """ValueError if the flags do not fit together or the environment is not a maze."""
+    if not 0 <= args.seed <= MAX_SEED:
+        raise ValueError(f"--seed={args.seed}: must be >= 0 and <= {MAX_SEED}")
     sizes = {name: getattr(args, name) for name in SIZE_DEFAULTS}
     given = {name: value for name, value in sizes.items() if value is not None}
     if args.env == "Maze":
         given = SIZE_DEFAULTS | given
     elif given:
         raise ValueError(f"--{next(iter(given))} belongs to --env=Maze, {args.env} has its own size: leave it out")
-    env = make_ued_env(args.env, agent_view_size=args.agent_view_size, **given)
+    options = {"agent_view_size": args.agent_view_size, **given}
+    env = _make_env(args.env, options)
     if not isinstance(env, MazeEnv):
         raise ValueError(f"--env={args.env} is not a maze: only mazes can be played with these keys")
     return Game(env, args.seed, args.render_agent_view)
+
+
+def _make_env(name: str, options: dict[str, int]) -> UedEnv[Any, Any]:
+    try:
+        return make_ued_env(name, **options)
+    except ValueError as error:
+        flag = str(error).split(" ", 1)[0]  # options are flags of the same name
+        raise ValueError(f"--{error}" if flag in options else f"--env={name}: {error}") from error
+
+
+def _check_screenshot(game: Game, path: str | None) -> None:
+    try:
+        if path:
+            save_png(game.image(), path)
+    except OSError as error:
+        raise ValueError(f"--screenshot_path={path} cannot be written: {error}") from error
 
 
 def play_in_terminal(game: Game, keys: Iterator[str], screenshot_path: str | None = None) -> None:
@@ -137,6 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     try:
         game = make_game(args)
+        _check_screenshot(game, args.screenshot_path)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
@@ -156,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _switch(help_text: str) -> dict[str, Any]:
-    return {"type": str2bool, "nargs": "?", "const": True, "default": False, "help": help_text}
+    return {"type": bool_argument, "nargs": "?", "const": True, "default": False, "help": help_text}
 
 
 if __name__ == "__main__":

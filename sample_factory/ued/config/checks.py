@@ -16,6 +16,8 @@ POPULATION_SCORES = (*TWO_STUDENT_SCORES, "population_regret")
 NEGATIVE_SCORES = ("max_mc", "neg_return")
 USAGE_ERROR = 2
 """Exit code of a command whose flags are wrong."""
+MAX_SEED = 2**63 - 8
+"""Of commands that hand the seed, and the few numbers behind it, to PyTorch."""
 _DEVICE = re.compile(r"cpu|(cuda|gpu)(:\d+)?")
 
 
@@ -34,6 +36,8 @@ def problems_of(values: Values) -> list[str]:
         _student_minibatches,
         _teacher_minibatches,
         _cores,
+        _embeddings,
+        _maze_levels,
         _maze_teacher,
         _evaluation,
     )
@@ -43,6 +47,8 @@ def problems_of(values: Values) -> list[str]:
 def _paths(v: Values) -> Iterator[str]:
     if v["xpid"] in (".", "..") or "/" in v["xpid"] or not v["xpid"]:
         yield f"--xpid={v['xpid']}: must be the name of a folder; use --log_dir for the place of it"
+    if not v["log_dir"]:  # a variable of the shell that is not set
+        yield "--log_dir=: must be a folder; write --log_dir=. for the current one"
 
 
 def _render(v: Values) -> Iterator[str]:
@@ -171,10 +177,34 @@ def _cores(v: Values) -> Iterator[str]:
             continue
         if dim < 1:
             yield f"--{agent}_recurrent_arch={arch} needs a width; set for example --{agent}_recurrent_hidden_dim=256"
-        elif arch == "s5" and dim % v[f"{agent}_s5_n_blocks"]:
+        elif arch == "s5" and dim % (2 * v[f"{agent}_s5_n_blocks"]):  # a block consists of conjugate pairs
             yield (
-                f"--{agent}_s5_n_blocks={v[f'{agent}_s5_n_blocks']} does not divide "
-                f"--{agent}_recurrent_hidden_dim={dim}"
+                f"--{agent}_recurrent_hidden_dim={dim} must be a multiple of "
+                f"2 * --{agent}_s5_n_blocks={v[f'{agent}_s5_n_blocks']}; change one of them"
+            )
+
+
+def _embeddings(v: Values) -> Iterator[str]:
+    rows = v.get("student_n_scalar_embeddings", 0)
+    if rows > 0 and v["student_scalar_embed_dim"] == 0:
+        yield (
+            f"--student_scalar_embed_dim=0 with --student_n_scalar_embeddings={rows}: an embedding needs a width; set "
+            "both to 0 for a network that does not see directions"
+        )
+
+
+def _maze_levels(v: Values) -> Iterator[str]:
+    if v.get("maze_agent_view_size", 1) % 2 == 0:
+        yield f"--maze_agent_view_size={v['maze_agent_view_size']}: must be odd; for example 5 (the default)"
+    if "maze_height" not in v:  # a maze with a size of its own
+        return
+    height, width = v["maze_height"], v["maze_width"]
+    room = height * width - 2
+    for flag in ("maze_n_walls", "maze_ued_n_walls"):
+        if v.get(flag, 0) > room:
+            yield (
+                f"--{flag}={v[flag]}: with an agent and a goal a maze of --maze_height={height} and "
+                f"--maze_width={width} has room for {room} walls; lower it, or enlarge the maze"
             )
 
 
@@ -183,6 +213,11 @@ def _maze_teacher(v: Values) -> Iterator[str]:
         yield (
             "--maze_ued_first_wall_pos_sets_budget=True excludes --maze_ued_fixed_n_wall_steps=True: a fixed number of "
             "walls needs no budget"
+        )
+    elif v.get("maze_ued_first_wall_pos_sets_budget") and v["maze_ued_n_walls"] == 0:
+        yield (
+            "--maze_ued_first_wall_pos_sets_budget=True needs a first wall, but --maze_ued_n_walls=0; set for example "
+            "--maze_ued_n_walls=25"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,6 +98,14 @@ def _matches(value: Any, pattern: Any) -> bool:
 def parse_bool(text: str) -> bool:
     """yes/true/t/y/1 or no/false/f/n/0, any letter case; KeyError for anything else."""
     return _BOOL_WORDS[text.lower()]
+
+
+def bool_argument(text: str) -> bool:
+    """The same for commands that parse with argparse."""
+    try:
+        return parse_bool(text)
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"must be yes or no, got {text!r}") from None
 
 
 # --- short forms for the tables ---

@@ -35,10 +35,10 @@ def parse_train_args(argv: Sequence[str] | None = None) -> TrainArgs:
     """Parse and check; ConfigError with all problems. Imports the module of ``--env_module``."""
     tokens = tokenize(sys.argv[1:] if argv is None else argv)
     texts = dict(tokens)
-    if texts.get("config"):
+    if texts.get("config") is not None:
         tokens = _of_file(str(texts["config"]), given=texts) + tokens
         texts = dict(tokens)
-    if texts.get("env_module"):
+    if texts.get("env_module") is not None:
         import_module(str(texts["env_module"]))
     parsed = parse_tokens(tokens)
     # Rules across flags would only repeat what is wrong with a single one.
@@ -61,7 +61,7 @@ def import_module(name: str) -> None:
     """Import a module that registers things; ConfigError if that is impossible."""
     try:
         importlib.import_module(name)
-    except ImportError as exc:
+    except (ImportError, ValueError) as exc:  # ValueError: an empty name
         raise ConfigError([f"--env_module={name}: cannot be imported: {exc}"]) from exc
 
 

@@ -13,7 +13,7 @@ from sample_factory.ued.curricula.parallel_plr import ParallelReplay
 from sample_factory.ued.curricula.plr import LevelReplay, SequentialReplay
 from sample_factory.ued.curricula.settings import LearnabilitySettings, ReplaySettings
 from sample_factory.ued.curricula.sfl import LearnabilitySampling
-from sample_factory.ued.envs.interfaces import Comparator, TeacherEnv, UedEnv
+from sample_factory.ued.envs.interfaces import Comparator, Mutator, TeacherEnv, UedEnv
 from sample_factory.ued.envs.registration import get_comparator, get_entry, get_mutator
 
 IGNORE_DIRECTION = "ignore_direction"
@@ -47,9 +47,16 @@ def _make_replay(
 ) -> LevelReplay[Any, Any]:
     replay = ReplaySettings.of(config, settings)
     kind: type[LevelReplay[Any, Any]] = ParallelReplay if replay.parallel else SequentialReplay
-    mutator = None if replay.mutation is None else get_mutator(config.env_name, replay.mutation.operator)
+    mutator = None if replay.mutation is None else _mutator(config.env_name, replay.mutation.operator)
     comparator = _comparator(config.env_name, settings.minimax_compat) if replay.unique else None
     return kind(settings, replay, env, agents, generator, mutator=mutator, comparator=comparator)
+
+
+def _mutator(env_name: str, operator: str) -> Mutator[Any]:
+    try:
+        return get_mutator(env_name, operator)
+    except ValueError as exc:
+        raise ValueError(f"--plr_mutation_fn={operator}: {exc}") from exc
 
 
 def _comparator(env_name: str, minimax_compat: bool) -> Comparator[Any]:

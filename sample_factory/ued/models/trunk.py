@@ -121,7 +121,9 @@ def _scalar_layer(name: str, size: int, options: ModelOptions, generator: Genera
         return dense
     rows = size if options.n_scalar_embeddings is None else options.n_scalar_embeddings
     if rows < size:
-        raise ValueError(f"n_scalar_embeddings={rows} is too small: the observation {name!r} has {size} values")
+        raise ValueError(
+            f"n_scalar_embeddings={rows} is too small: the observation {name!r} has {size} values; set that, or 0"
+        )
     table = nn.Embedding(rows, options.scalar_embed_dim)
     orthogonal_(table.weight, 1.0, generator)
     return table

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,13 +149,10 @@ def make_agents(
         student.model.cuda_graphs = config.cuda_graphs
     if teacher_env is None:
         return Agents(students)
-    model = make_teacher_model(
-        config.teacher_model_name,
-        teacher_env.observation_spec,
-        teacher_env.num_actions,
-        _model_options(config, config.teacher_model_args, config.teacher_model_name == DEFAULT_TEACHER),
-        generator,
-    )
+    name = config.teacher_model_name
+    options = _model_options(config, config.teacher_model_args, name == DEFAULT_TEACHER)
+    with _naming_flags("teacher", options):
+        model = make_teacher_model(name, teacher_env.observation_spec, teacher_env.num_actions, options, generator)
     _check_teacher_minibatches(config, model, teacher_env)
     model.cuda_graphs = config.cuda_graphs
     return Agents(students, PPOAgent(model.to(device), teacher_ppo(config)))
@@ -163,7 +162,18 @@ def make_student(config: Config, env: UedEnv[Any, Any], generator: Generator | N
     """One student network, on the CPU."""
     name = config.student_model_name
     options = _model_options(config, config.student_model_args, name == DEFAULT_STUDENT)
-    return make_student_model(name, env.observation_spec, env.num_actions, options, generator)
+    with _naming_flags("student", options):
+        return make_student_model(name, env.observation_spec, env.num_actions, options, generator)
+
+
+@contextmanager
+def _naming_flags(agent: str, options: Mapping[str, Any]) -> Iterator[None]:
+    """Errors of networks begin with the option they are about, which is a flag without the agent."""
+    try:
+        yield
+    except ValueError as exc:
+        is_about_flag = str(exc).split("=", 1)[0] in options
+        raise ValueError(f"--{agent}_{exc}" if is_about_flag else str(exc)) from exc
 
 
 def _model_options(config: Config, args: Config, is_default: bool) -> dict[str, Any]:
@@ -224,7 +234,10 @@ def _check_teacher_minibatches(config: Config, model: ActorCritic, teacher_env: 
     count = config.teacher_rl_args.n_minibatches
     items = levels if model.is_recurrent else levels * teacher_env.episode_length
     if items % count:
-        raise ValueError(f"--teacher_ppo_n_minibatches={count} does not divide the {items} items of a teacher rollout")
+        raise ValueError(
+            f"--teacher_ppo_n_minibatches={count} does not divide the {items} items of a teacher rollout; change it or "
+            "--n_parallel"
+        )
 
 
 def _connect(curriculum: Curriculum[Any, Any], ranks: Ranks) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sample_factory.cfg.errors import ConfigError
+
 FILE_NAME = "logs.csv"
 TICK, TIME = "_tick", "_time"
 COUNTERS = ("steps", "sps", "real_steps", "real_sps")
@@ -51,7 +53,7 @@ class CsvLog:
 
 
 def check_columns(path: Path, columns: Sequence[str]) -> None:
-    """ValueError if the file exists and cannot be continued: it has other columns, or its last row is none."""
+    """ConfigError if the file exists and has other columns, ValueError if its last row is none."""
     if not path.exists():
         return
     text, header = _read(path), _COMMENT + _line(columns)
@@ -60,9 +62,11 @@ def check_columns(path: Path, columns: Sequence[str]) -> None:
     if not text.startswith(header):
         found = text.split("\n", 1)[0].removeprefix(_COMMENT).split(",")
         different = sorted(set(found) ^ set(columns))
-        raise ValueError(
-            f"{path} has other columns than this run ({', '.join(different[:5]) or 'in another order'}); "
-            "continue with the flags the run was started with, or choose another --xpid"
+        raise ConfigError(
+            [
+                f"{path} has other columns than this run ({', '.join(different[:5]) or 'in another order'}); "
+                "continue with the flags the run was started with, or choose another --xpid"
+            ]
         )
     last = _complete_lines(text).splitlines()[-1]
     if not last.startswith(_COMMENT) and not last.split(",", 1)[0].isdecimal():

@@ -102,6 +102,7 @@ def evaluate_runs(args: argparse.Namespace) -> int:
         print("There is no run to evaluate; see --log_dir, --xpid and --xpid_prefix")
         return 1
     _check_names(directories, args)
+    _make_results_folder(args)
     results: dict[str, Results] = {}
     for directory in directories:
         run = StoredRun(directory, args.checkpoint_name, device)
@@ -145,6 +146,17 @@ def _check_names(directories: Sequence[Path], args: argparse.Namespace) -> None:
     problems = unknown_environments(named, "those of your own are there if the run had their --env_module")
     if problems:
         raise ConfigError(problems)
+
+
+def _make_results_folder(args: argparse.Namespace) -> None:
+    """Before anything is evaluated, whose results would be lost. ConfigError if it is impossible."""
+    if args.results_fname is None and args.render_mode is None:
+        return
+    folder = expand(args.results_path) if args.results_fname is None else results_file(args).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as exc:
+        raise ConfigError([f"--results_path={args.results_path}: {folder} cannot be made: {exc}"]) from exc
 
 
 def evaluate_run(run: StoredRun, args: argparse.Namespace) -> Results:

@@ -80,7 +80,8 @@ def run_rank(config: Config, ranks: Ranks, init_file: str) -> StatusCode:
         if config.level_grid_interval:
             level_grids.check_can_draw(parts.curriculum)
     directory = run_directory.run_directory(config)
-    lock = run_directory.lock(directory) if ranks.is_main else None
+    with as_wrong_flags():
+        lock = run_directory.lock(directory) if ranks.is_main else None
     if ranks.is_main:  # only now, so that errors of flags are not at the end of a long list
         print(pprint.pformat(masked(config), indent=4), flush=True)
     ranks.connect(init_file, device)

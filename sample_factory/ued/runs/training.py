@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from sample_factory.algo.learning.checkpoints import NonFiniteStateError
 from sample_factory.algo.runners.termination import TerminationSignals
 from sample_factory.algo.utils.misc import ExperimentStatus
+from sample_factory.cfg.errors import ConfigError
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.curricula.common import CycleReport
 from sample_factory.ued.runs import checkpoint, console, csv_log, level_grids, run_directory, state
@@ -20,6 +21,7 @@ from sample_factory.ued.runs.meta import MetaFile, masked
 from sample_factory.ued.runs.progress import Progress
 from sample_factory.ued.runs.ranks import Ranks
 from sample_factory.ued.runs.wandb_log import WandbLog
+from sample_factory.utils.checkpoint_files import CheckpointError
 from sample_factory.utils.logging import log
 from sample_factory.utils.typing import StatusCode
 
@@ -93,7 +95,10 @@ class Training:
             return False
         csv_log.check_columns(self.directory / csv_log.FILE_NAME, self.columns)
         stored = checkpoint.load(path, self.parts.curriculum.generator.device)
-        self.counters, self.pending = state.restore(path, stored, self.parts, self.ranks)
+        try:
+            self.counters, self.pending = state.restore(path, stored, self.parts, self.ranks)
+        except CheckpointError as exc:  # the file is fine: it is the flags that differ
+            raise ConfigError([str(exc)]) from exc
         self._saved_tick = self.counters.tick
         if self.ranks.is_main:
             log.info("Going on from %s after %d cycles", path, self.counters.tick)

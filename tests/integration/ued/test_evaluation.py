@@ -15,6 +15,7 @@ import torch
 from sample_factory.ued import evaluate
 from sample_factory.ued.envs import registration
 from sample_factory.ued.envs.registration import make_ued_env
+from sample_factory.ued.runs import evaluation
 from sample_factory.ued.runs.evaluation import StoredRun, option_value, standard_error, summary
 from tests.integration.ued.harness import METHODS, run, train_here
 
@@ -200,6 +201,11 @@ def test_a_missing_gpu(
         (("--env_names=,",), "--env_names is needed"),
         (("--env_names=Maze", "--n_episodes=0"), "--n_episodes=0: must be >= 1"),
         (("--env_names=Maze", "--device=tpu"), "--device=tpu: must be cpu"),
+        (("--env_names=Maze", "--seed=-1"), "--seed=-1: must be >= 0"),
+        (("--env_names=Maze", "--seed=99999999999999999999"), "--seed=99999999999999999999: must be >= 0 and <= "),
+        (("--env_names=Maze", "--results_fname="), "--results_fname=: must be a file name"),
+        (("--env_names=Maze", "--render_mode=ipython"), "--render_mode: invalid choice: 'ipython'"),
+        (("--cvar=maybe",), "must be yes or no, got 'maybe'"),
         (("--cvar", "--cvar_fractions=2"), "--cvar_fractions"),
         (("--env_names=Maze-FourRooms", "--cvar_env_options=n_walls=9"), "--cvar_env_options has no effect without"),
         (("--env_name=Maze",), "--env_name"),
@@ -216,6 +222,21 @@ def test_nothing_to_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     for flags in (("--xpid_prefix=x",), ("--xpid=x",)):
         assert evaluate.main([f"--log_dir={tmp_path}", "--env_names=Maze", *flags]) == 1
     assert "There is no run to evaluate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [("--results_fname=x",), ("--results_fname=a/x",), ("--render_mode",)])
+def test_results_without_a_place_are_refused_before_the_evaluation(
+    flags: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train_here(tmp_path, "--n_total_updates=1")
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(evaluation, "evaluate_run", lambda *_: pytest.fail("evaluated"))
+    place = (f"--log_dir={tmp_path}", "--xpid=run", f"--results_path={tmp_path / 'file'}")
+    capsys.readouterr()
+    assert evaluate.main([*place, "--env_names=Maze", *flags]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: --results_path={tmp_path / 'file'}: " in line and "cannot be made" in line
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_summary_over_runs() -> None:

@@ -153,5 +153,8 @@ def test_a_run_of_two_ranks_can_be_resumed_exactly(tmp_path: Path) -> None:
     stored = checkpoint.load(tmp_path / "whole" / "checkpoint.pt")
     assert len(stored["ranks"]) == 2 and "students" not in stored["ranks"][0]["curriculum"]
 
-    output = train(tmp_path, *METHODS["robust_plr"], "--from_last_checkpoint", xpid="parts", expected=1)
+    output = train(tmp_path, *METHODS["robust_plr"], "--from_last_checkpoint", xpid="parts", expected=2)
     assert "was written with --n_devices=2, this run has 1" in output
+    output = train(tmp_path, *flags, "--student_hidden_dim=16", "--from_last_checkpoint", xpid="parts", expected=2)
+    assert output.count("error: ") == 1 and "another network of the student 0" in output
+    assert rows(tmp_path / "parts") == whole

@@ -128,10 +128,11 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     before = contents(run)
     for flags, message in (
         (("--student_hidden_dim=16",), "another network of the student 0"),
+        (("--student_recurrent_arch=gru",), "use the model flags of that run, or another --xpid"),
         (("--n_students=2", "--track_env_metrics=False"), "has other columns than this run"),
         (METHODS["paired"], "has other columns than this run"),
     ):
-        output = train(tmp_path, *flags, "--n_total_updates=2", "--from_last_checkpoint", expected=1)
+        output = train(tmp_path, *flags, "--n_total_updates=2", "--from_last_checkpoint", expected=2)
         assert output.count("error:") == 1 and message in output
         assert "Traceback" not in output
         assert contents(run) == before
@@ -156,7 +157,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_files_change(
     before = contents(tmp_path / "run")
     place = (f"--log_dir={tmp_path}", "--xpid=run", "--from_last_checkpoint", "--n_total_updates=2")
     capsys.readouterr()
-    assert main([*TINY, *flags, *place, change]) == 1
+    assert main([*TINY, *flags, *place, change]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
     assert "checkpoint.pt does not fit this run: " in line and message in line
     assert contents(tmp_path / "run") == before
@@ -175,7 +176,15 @@ def test_a_checkpoint_that_does_not_fit_is_refused_before_files_change(
         (["--level_grid_interval=1"], ["does not have; set it to 0"]),
         (["--device=cuda:77"], ["--device=cuda:77", "this machine has", "--device=cpu"]),
         (["--student_model_name=nothing"], ["--student_model_name=nothing: there is no such network; did you mean"]),
-        (["--maze_n_walls=1000"], ["n_walls"]),
+        (["--maze_n_walls=1000"], ["--maze_n_walls=1000: ", "has room for 167 walls; lower it"]),
+        (
+            ["--train_runner=plr", "--ued_score=max_mc", "--plr_mutation_fn=defalt", "--plr_n_mutations=1"],
+            ["--plr_mutation_fn=defalt: ", "did you mean 'default'?"],
+        ),
+        (
+            ["--student_n_scalar_embeddings=3"],
+            ["--student_n_scalar_embeddings=3 is too small: ", "has 4 values; set that, or 0"],
+        ),
         (["--train_runner=sfl", "--sfl_batch_size=10"], ["--sfl_buffer_size=1000 is more than the 50 levels"]),
     ],
 )
@@ -241,7 +250,7 @@ def test_minibatches_that_do_not_fit_a_registered_network_leave_no_folder(
 def test_a_file_is_no_folder_for_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "file"
     file.write_text("mine")
-    assert main([*TINY, f"--log_dir={file}", "--xpid=run"]) == 1
+    assert main([*TINY, f"--log_dir={file}", "--xpid=run"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"error: --log_dir, --xpid: {file}/run cannot be made" in line
     assert file.read_text() == "mine"

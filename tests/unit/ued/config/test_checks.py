@@ -50,8 +50,31 @@ REJECTED = [
     ((*PAIRED, "--teacher_recurrent_arch=gru"), "set for example --teacher_recurrent_hidden_dim=256"),
     (
         ("--student_recurrent_arch=s5", "--student_recurrent_hidden_dim=8", "--student_s5_n_blocks=3"),
-        "--student_s5_n_blocks=3 does not divide --student_recurrent_hidden_dim=8",
+        "--student_recurrent_hidden_dim=8 must be a multiple of 2 * --student_s5_n_blocks=3",
     ),
+    (
+        (*PAIRED, "--teacher_recurrent_arch=s5", "--teacher_recurrent_hidden_dim=6", "--teacher_s5_n_blocks=2"),
+        "--teacher_recurrent_hidden_dim=6 must be a multiple of 2 * --teacher_s5_n_blocks=2",
+    ),
+    (
+        ("--student_scalar_embed_dim=0",),
+        "--student_scalar_embed_dim=0 with --student_n_scalar_embeddings=4: an embedding needs a width; set both to 0",
+    ),
+    (
+        ("--maze_height=3", "--maze_width=4", "--maze_n_walls=11"),
+        "--maze_n_walls=11: with an agent and a goal a maze of --maze_height=3 and --maze_width=4 has room for 10",
+    ),
+    (("--maze_n_walls=168", "--maze_replace_wall_pos"), "has room for 167 walls; lower it, or enlarge the maze"),
+    ((*PAIRED, "--maze_ued_n_walls=168"), "--maze_ued_n_walls=168: with an agent and a goal"),
+    (
+        (*PAIRED, "--maze_ued_n_walls=0", "--maze_ued_first_wall_pos_sets_budget"),
+        "needs a first wall, but --maze_ued_n_walls=0; set for example --maze_ued_n_walls=25",
+    ),
+    (("--maze_agent_view_size=4",), "--maze_agent_view_size=4: must be odd"),
+    (("--env_name=Maze-Labyrinth", "--maze_agent_view_size=4"), "--maze_agent_view_size=4: must be odd"),
+    (("--log_dir=",), "--log_dir=: must be a folder; write --log_dir=. for the current one"),
+    (("--config=",), "--config=: no .json in ."),
+    (("--env_module=",), "--env_module=: cannot be imported"),
     (
         (*PAIRED, "--maze_ued_first_wall_pos_sets_budget=1", "--maze_ued_fixed_n_wall_steps=1"),
         "excludes --maze_ued_fixed_n_wall_steps=True",
@@ -78,6 +101,10 @@ ACCEPTED = [
     (*PLR, "--plr_replay_prob=0", "--plr_use_robust_plr=False"),
     ("--test_agent_idxs=1,0", "--n_students=2"),
     ("--train_runner=sfl",),
+    ("--maze_height=3", "--maze_width=4", "--maze_n_walls=10"),
+    (*PAIRED, "--maze_n_walls=167", "--maze_ued_n_walls=167"),
+    ("--student_scalar_embed_dim=0", "--student_n_scalar_embeddings=0"),
+    ("--student_recurrent_arch=s5", "--student_recurrent_hidden_dim=8", "--student_s5_n_blocks=4"),
     ("--train_runner=sfl", "--sfl_n_batches=2", "--sfl_batch_size=500"),
 ]
 

@@ -17,6 +17,7 @@ from sample_factory.ued.config.files import find_config, load_config, shipped_na
 from sample_factory.ued.config.run_id import run_id
 from sample_factory.ued.config.train_args import parse_train_args
 from sf_examples.ued import lava_grid
+from tests.unit.ued.config.minimax_configs import expected_texts
 
 SHIPPED = ["accel", "dr", "paccel", "paired", "plr", "pplr"]
 EXPECTED = """python -m sample_factory.ued.train \\
@@ -83,26 +84,11 @@ def test_shipped_files_pass_all_checks(name: str) -> None:
     assert args.values["student_recurrent_arch"] == ("s5" if "s5_" in name else "lstm")
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("dr", {"lr": 1e-4, "discount": 0.995, "student_entropy_coef": 0.001, "maze_n_walls": 60}),
-        ("plr", {"lr": 3e-4, "plr_staleness_coef": 0.3, "plr_temp": 0.3, "from_last_checkpoint": False}),
-        ("pplr", {"student_gae_lambda": 0.95, "plr_use_parallel_eval": True, "plr_staleness_coef": 0.5}),
-        ("accel", {"plr_replay_prob": 0.8, "plr_n_mutations": 20, "maze_n_walls": 0}),
-        ("paccel", {"lr": 1e-4, "student_entropy_coef": 0.001, "plr_use_parallel_eval": True}),
-        ("paired", {"n_students": 2, "teacher_entropy_coef": 0.05, "teacher_n_conv_filters": 128}),
-        ("s5_dr", {"lr": 3e-5, "student_s5_layernorm_pos": "post", "student_s5_n_layers": 2}),
-        ("s5_plr", {"lr": 1e-4, "plr_temp": 0.5, "student_s5_layernorm_pos": "pre"}),
-        ("s5_pplr", {"student_gae_lambda": 0.98, "plr_temp": 0.5}),
-        ("s5_accel", {"discount": 0.995, "plr_n_mutations": 10, "plr_temp": 0.1, "plr_replay_prob": 0.5}),
-        ("s5_paccel", {"lr": 3e-5, "student_entropy_coef": 0.0, "plr_n_mutations": 20}),
-        ("s5_paired", {"teacher_entropy_coef": 0.001, "teacher_n_conv_filters": 32, "teacher_lr": 1e-4}),
-    ],
-)
-def test_values_of_shipped_files(name: str, values: dict[str, Any]) -> None:
-    stored = parse_train_args([f"--config=maze/{name}"]).values
-    assert {flag: stored[flag] for flag in values} == values
+@pytest.mark.parametrize("name", shipped_names())
+def test_values_of_shipped_files(name: str) -> None:
+    args = load_config(find_config(name)).args
+    texts = {flag: str(value) for flag, (value,) in args.items()}
+    assert texts == expected_texts()[name.removeprefix("maze/")]
 
 
 # --- commands ---
@@ -228,8 +214,28 @@ def test_weights_and_biases(in_folder: Path, capsys: pytest.CaptureFixture[str])
         "wandb_api_key": "other",
         "wandb_group": first["xpid"].removesuffix("_0"),
     }
+    assert list(first)[-1] == "xpid"
     write(in_folder)
     assert "wandb" not in output(capsys, "--config=mine")
+
+
+def test_trials_are_grouped_without_a_project_too(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, args={"lr": [0.5]})
+    found = flags_of(output(capsys, "--config=mine", "--include_wandb_group", "--checkpoint", "--n_trials=2"))
+    assert [list(f)[1:] for f in found] == [["lr", "seed", "from_last_checkpoint", "wandb_group", "xpid"]] * 2
+    assert [f["xpid"] for f in found] == [f"{found[0]['wandb_group']}_{trial}" for trial in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("{", "cannot be read as JSON"), ('{"api_key": "k"}', "exactly the keys base_url and")],
+)
+def test_wrong_credentials(content: str, message: str, in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(in_folder, wandb_project="p")
+    (in_folder / "config" / "wandb.json").write_text(content)
+    assert make_cmd.main(["--config=mine"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and "config/wandb.json" in printed.err and message in printed.err
 
 
 def test_values_with_special_characters_are_quoted(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,6 +253,14 @@ def test_shipped_files_can_be_copied(in_folder: Path, capsys: pytest.CaptureFixt
     assert len(output(capsys, "--copy_shipped").splitlines()) == 11  # the file that exists stays
     assert load_config(in_folder / "config/configs/maze/dr.json").args == {"lr": [0.5]}
     assert output(capsys, "--list").splitlines() == shipped_names()
+
+
+def test_a_file_is_no_folder_for_copies(in_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (in_folder / "file").write_text("mine")
+    assert make_cmd.main(["--copy_shipped", "--dir=file"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("make_cmd: error: --dir=file: the files cannot be copied there")
+    assert (in_folder / "file").read_text() == "mine"
 
 
 # --- errors ---

@@ -99,7 +99,8 @@ def test_command_with_typed_words(
 def test_same_seed_same_levels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     printed = []
     for seed in (1, 1, 2):
-        assert run_words(monkeypatch, "backspace", f"--seed={seed}", "--height=5", "--width=7", "--n_walls=6") == 0
+        flags = (f"--seed={seed}", "--height=5", "--width=7", "--n_walls=6", "--render_agent_view=no")
+        assert run_words(monkeypatch, "backspace", *flags) == 0
         printed.append(capsys.readouterr().out)
     assert printed[0] == printed[1] != printed[2]
     assert len(printed[0].splitlines()[1]) == 2 * (7 + 2)
@@ -108,10 +109,13 @@ def test_same_seed_same_levels(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--env=Mace"], "did you mean 'Maze'"),
+        (["--env=Mace"], "error: --env=Mace: unknown UED environment 'Mace': did you mean 'Maze'"),
         (["--env=Maze-Labyrinth", "--n_walls=3"], "--n_walls belongs to --env=Maze"),
-        (["--n_walls=168"], "between 0 and 167"),
-        (["--agent_view_size=4"], "odd"),
+        (["--n_walls=168"], "error: --n_walls has to be between 0 and 167, so that a 13x13 maze"),
+        (["--agent_view_size=4"], "error: --agent_view_size has to be odd and at least 3, got 4"),
+        (["--seed=-1"], "error: --seed=-1: must be >= 0 and <= "),
+        (["--seed=99999999999999999999"], "error: --seed=99999999999999999999: must be"),
+        ([f"--screenshot_path={__file__}/shot.png"], "shot.png cannot be written"),
     ],
 )
 def test_wrong_flags(flags: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
