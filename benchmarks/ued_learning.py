@@ -3,20 +3,21 @@
     python -m benchmarks.ued_learning                     the small setting: minutes per run on one core
     python -m benchmarks.ued_learning --seeds=1 --methods dr plr
     python -m benchmarks.ued_learning --full              the shipped configurations, 30,000 updates each: days on a CPU
-    python -m benchmarks.ued_learning --full --methods maze/accel --device=cuda
+    python -m benchmarks.ued_learning --full --methods accel --device=cuda
 
 All methods of the small setting draw their random levels from one generator: 9x9 tiles with so many walls that most
 levels cannot be solved and most others are short. Held out are perfect mazes, which have exactly one way to the goal,
-always the same ones; nothing of the training was chosen by them. Runs continue where they were interrupted, and what
-is finished is not repeated. Results: benchmarks/results/ued/learning_small.json and learning_full.json.
+always the same ones; nothing of the training was chosen by them. Ctrl-C and SIGTERM stop after the training has saved;
+started again, runs continue where they were interrupted, and what is finished is not repeated. Results:
+benchmarks/results/ued/learning_small.json and learning_full.json; the latter collects the runs of all calls.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,13 +28,15 @@ import torch
 from torch import Generator
 
 from benchmarks.results_io import REPOSITORY, write_result
-from benchmarks.ued_runs import LOG_FILE, RESULTS_DIR, num_updates, ours, read_log, run_if_needed
+from benchmarks.ued_runs import CONTINUES, RESULTS_DIR, ours, read_log, run_if_needed, wait_for
 from benchmarks.ued_settings import METHOD_TITLES, training_flags
 from sample_factory.ued import StoredRun
 from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.generated import PerfectMaze
 from sample_factory.ued.envs.maze.generator import LevelSampler, RandomWalls
+from sample_factory.ued.runs.checkpoint import latest_path
+from sample_factory.ued.runs.meta import FILE_NAME as META_FILE
 
 DEFAULT_RUNS = REPOSITORY / "train_dir" / "ued_learning"
 
@@ -131,8 +134,12 @@ def _parse_args(argv: list[str] | None) -> argparse.Namespace:
     args.methods = args.methods or list(known)
     if unknown := sorted(set(args.methods) - set(known)):
         parser.error(f"--methods: {', '.join(unknown)} must be of {', '.join(known)}")
-    args.seeds = args.seeds or (10 if args.full else 3)
-    args.updates = args.updates or (FULL_UPDATES if args.full else 300)
+    if args.device != "cpu" and not args.full:
+        parser.error(f"--device={args.device}: the small setting is measured on the CPU; give --full, too")
+    args.seeds = args.seeds if args.seeds is not None else 10 if args.full else 3
+    args.updates = args.updates if args.updates is not None else FULL_UPDATES if args.full else 300
+    if min(args.seeds, args.updates) < 1:
+        parser.error("--seeds and --updates must be >= 1")
     return args
 
 
@@ -186,43 +193,60 @@ def summary_lines(results: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _full(args: argparse.Namespace) -> int:
     """Runs of the shipped configurations; started again, it continues each from its checkpoint."""
-    results = []
+    results = stored_runs(RESULTS_DIR / "learning_full.json", args.updates)
     for seed in range(1, args.seeds + 1):
         for method in args.methods:
             name = f"full-{method}-{seed}"
-            begin = time.monotonic()
-            if num_updates(read_log(args.runs / name / LOG_FILE)) < args.updates:
+            if not is_finished(args.runs / name, args.updates):
                 _call("train", full_flags(method, seed, args), f"--xpid={name}", f"--log_dir={args.runs}")
-            results.append({"method": method, "seed": seed, "panel": panel_rate(name, args), **_hours(begin)})
-            print(results[-1], flush=True)
-            _save("full", results, args.updates)
-    for line in summary_lines(results):
+            result = {"method": method, "seed": seed, "panel": panel_rate(name, args)}
+            results[method, seed] = result
+            print(result, flush=True)
+            _save("full", list(results.values()), args.updates)
+    for line in summary_lines(list(results.values())):
         print(line)
     return 0
+
+
+def stored_runs(path: Path, updates: int) -> dict[tuple[str, int], dict[str, Any]]:
+    """What calls before this one have found: other methods or seeds, perhaps on another machine, as long."""
+    if not path.is_file():
+        return {}
+    stored = json.loads(path.read_text())
+    return {(run["method"], run["seed"]): run for run in stored["runs"]} if stored["updates"] == updates else {}
+
+
+def is_finished(run: Path, updates: int) -> bool:
+    """Whether a training has all its updates. Its log need not tell: the last cycles may be between two rows."""
+    path = run / META_FILE
+    if not path.is_file():
+        return False
+    meta = json.loads(path.read_text())
+    return bool(meta["successful"]) and meta["config"]["n_total_updates"] >= updates
 
 
 def full_flags(method: str, seed: int, args: argparse.Namespace) -> list[str]:
     """A shipped configuration with the given seed."""
     wanted = {"config": f"maze/{method}", "seed": seed, "n_total_updates": args.updates, "device": args.device}
-    return [*(f"--{name}={value}" for name, value in wanted.items()), "--from_last_checkpoint=True"]
+    return [*(f"--{name}={value}" for name, value in wanted.items()), CONTINUES]
 
 
 def panel_rate(name: str, args: argparse.Namespace) -> float:
     """Mean solved rate of student 0 over the twelve mazes, ten episodes each."""
     table = args.runs / f"{name}.csv"
-    evaluation = {"xpid": name, "log_dir": args.runs, "env_names": PANEL, "n_episodes": 10, "agent_idxs": 0}
-    where = {"results_path": args.runs, "results_fname": name, "device": args.device}
-    _call("evaluate", [f"--{flag}={value}" for flag, value in {**evaluation, **where}.items()])
+    if not table.exists() or table.stat().st_mtime < latest_path(args.runs / name).stat().st_mtime:
+        evaluation = {"xpid": name, "log_dir": args.runs, "env_names": PANEL, "n_episodes": 10, "agent_idxs": 0}
+        where = {"results_path": args.runs, "results_fname": name, "device": args.device}
+        _call("evaluate", [f"--{flag}={value}" for flag, value in {**evaluation, **where}.items()])
     row = read_log(table)[0]
     return round(fmean(value for column, value in row.items() if "solved_rate" in column and value is not None), 4)
 
 
 def _call(program: str, flags: Sequence[str], *more: str) -> None:
-    subprocess.run([sys.executable, "-m", f"sample_factory.ued.{program}", *flags, *more], cwd=REPOSITORY, check=True)
-
-
-def _hours(begin: float) -> dict[str, float]:
-    return {"hours_of_this_call": round((time.monotonic() - begin) / 3600, 3)}
+    command = [sys.executable, "-m", f"sample_factory.ued.{program}", *flags, *more]
+    status = wait_for(lambda: subprocess.Popen(command, cwd=REPOSITORY, text=True))
+    if status != 0:
+        raise SystemExit(f"error: {program} ended with exit status {status}; what it said stands above")
 
 
 def _save(setting: str, results: Sequence[Mapping[str, Any]], updates: int, **more: Any) -> None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.process_tree import unwind_on_sigterm
 from benchmarks.results_io import REPOSITORY
+from sample_factory.algo.runners.termination import TerminationSignals
 
 RESULTS_DIR = REPOSITORY / "benchmarks" / "results" / "ued"
 LOG_FILE = "logs.csv"
+CONTINUES = "--from_last_checkpoint=True"
+_POLL_SEC = 0.2
 
 Row = dict[str, float | None]
 
@@ -59,6 +63,29 @@ def minimax(python: str, cache: Path, device: str = "cpu") -> Side:
     return Side("minimax", (python, "-m", "minimax.train"), tuple(environment.items()))
 
 
+def wait_for(start: Callable[[], subprocess.Popen[str]], timeout: float | None = None) -> int:
+    """Start a process and wait for its exit status; one that takes longer than ``timeout`` seconds is killed.
+
+    Signals that stop this program are passed on and end it only after the process, which may have hours of training to
+    save. (``subprocess.run`` kills a child a quarter of a second after Ctrl-C, and leaves it behind on SIGTERM.)
+    """
+    with TerminationSignals() as signals:
+        process = start()
+        is_told, seconds = False, 0.0
+        while process.poll() is None:
+            if signals.stop_requested() and not is_told:
+                is_told = True
+                process.terminate()  # also after Ctrl-C, which only a terminal sends to both
+            if timeout is not None and seconds >= timeout:
+                process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_POLL_SEC)
+            seconds += _POLL_SEC
+        if signals.stop_requested():
+            raise SystemExit(signals.status())
+    return process.returncode
+
+
 def read_log(path: Path) -> list[Row]:
     """Rows of a ``logs.csv`` of either side; cells without a number are None. No file: no rows."""
     if not path.exists():
@@ -84,24 +111,18 @@ def _number(cell: str) -> float | None:
 
 
 def run_if_needed(side: Side, flags: Sequence[str], folder: Path, name: str, updates: int, timeout: float) -> list[Row]:
-    """The log of a finished run; trains first unless this run is already there.
+    """The log of a finished run; trains first unless this run is already there. With the flag `CONTINUES` it goes on.
 
     Raises RuntimeError with the end of the console when the training fails or takes longer than ``timeout`` seconds.
     """
     log = folder / name / LOG_FILE
     if num_updates(read_log(log)) >= updates:
         return read_log(log)
-    shutil.rmtree(folder / name, ignore_errors=True)  # what an interrupted run left would be mixed with this one's
+    if CONTINUES not in flags:
+        shutil.rmtree(folder / name, ignore_errors=True)  # what an interrupted run left would be mixed with this one's
     folder.mkdir(parents=True, exist_ok=True)
     console = folder / f"{name}.txt"
-    process = side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], console)
-    try:
-        status = process.wait(timeout)
-    except subprocess.TimeoutExpired:
-        status = -1
-    finally:
-        process.kill()
-        process.wait()
+    status = wait_for(lambda: side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], console), timeout)
     rows = read_log(log)
     if status != 0 or num_updates(rows) < updates:
         tail = "\n".join(console.read_text().splitlines()[-15:])

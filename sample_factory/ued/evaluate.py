@@ -14,6 +14,7 @@ from sample_factory.utils.standard_streams import survive_lost_output
 from sample_factory.utils.typing import StatusCode
 
 PROG = "sample_factory.ued.evaluate"
+INTERRUPTED = 2
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -83,9 +84,17 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> StatusCode:
-    """Exit code 1 if there was nothing to evaluate, or a run cannot be evaluated; 2 if flags are wrong."""
+    """Exit code 1 if there was nothing to evaluate, or a run cannot be evaluated; 2 if flags are wrong or on Ctrl-C."""
     survive_lost_output()
     args = parse_args(argv)
+    try:
+        return _evaluate(args)
+    except KeyboardInterrupt:
+        print(f"{PROG}: Ctrl-C: ended before all runs were evaluated; there are no results", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _evaluate(args: argparse.Namespace) -> StatusCode:
     # Only now, so that help and errors of flags come at once.
     from sample_factory.ued.runs.evaluation import evaluate_runs
     from sample_factory.utils.checkpoint_files import CheckpointError

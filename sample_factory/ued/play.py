@@ -28,6 +28,7 @@ from sample_factory.ued.envs.maze.text import maze_text, view_cells, view_text
 from sample_factory.ued.envs.pictures import image_grid, save_png
 from sample_factory.ued.envs.registration import make_ued_env
 from sample_factory.ued.play_keys import ESCAPE, KEY_NAMES, NEW_LEVEL, terminal_keys, typed_words
+from sample_factory.ued.play_window import NoWindowError, play_in_window
 
 ACTION_OF_KEY = {
     "left": maze.LEFT,
@@ -40,6 +41,7 @@ ACTION_OF_KEY = {
 }
 # of --env=Maze only; all other mazes have their own
 SIZE_DEFAULTS = {"height": 13, "width": 13, "n_walls": 10}
+INTERRUPTED = 2
 
 
 class Game:
@@ -161,19 +163,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return USAGE_ERROR
-    if args.window:
-        from sample_factory.ued.play_window import NoWindowError, play_in_window
-
-        try:
-            play_in_window(game, args.screenshot_path)
-        except NoWindowError as error:
-            print(f"error: {error}", file=sys.stderr)
-            return USAGE_ERROR
-    else:
-        source = terminal_keys(sys.stdin.fileno()) if sys.stdin.isatty() else typed_words(sys.stdin)
-        with contextlib.closing(source) as keys:
-            play_in_terminal(game, keys, args.screenshot_path)
+    try:
+        _play(game, args)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except NoWindowError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USAGE_ERROR
     return 0
+
+
+def _play(game: Game, args: argparse.Namespace) -> None:
+    if args.window:
+        play_in_window(game, args.screenshot_path)
+        return
+    source = terminal_keys(sys.stdin.fileno()) if sys.stdin.isatty() else typed_words(sys.stdin)
+    with contextlib.closing(source) as keys:
+        play_in_terminal(game, keys, args.screenshot_path)
 
 
 def _switch(help_text: str) -> dict[str, Any]:

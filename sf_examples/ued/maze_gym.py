@@ -25,6 +25,7 @@ from sample_factory.utils.typing import Config
 ENV_NAME = "maze_with_levels"
 VIEW_SIZE = 5
 IMAGE_KEY, DIRECTION_KEY = "image", "direction"
+MAX_SIDE = 256
 _NUM_PLACES = 5  # numbers of a level after its walls
 _OWN_CELL = VIEW_SIZE * VIEW_SIZE - 1 - VIEW_SIZE // 2
 
@@ -61,6 +62,8 @@ class MazeGymEnv(gym.Env, MutableLevelInterface):
             }
         )
         RandomWalls(height, width, n_walls)  # refuses sizes that leave no room
+        if max(height, width) > MAX_SIDE:
+            raise ValueError(f"places in a level are bytes: sides go up to {MAX_SIDE}, got {height}x{width}")
         self.n_walls = n_walls
         self._grid = MazeGrid(height, width, VIEW_SIZE - 1, "cpu")
         self._view = view_offsets(VIEW_SIZE, self._grid.padded_width).numpy()  # [4, k * k]

@@ -44,6 +44,29 @@ def problems_of(values: Values) -> list[str]:
     return [problem for check in checks for problem in check(values)]
 
 
+def remarks_on(values: Values) -> list[str]:
+    """What minimax accepts and is accepted here, too, but does nothing and was hardly meant."""
+    return [*_schedule_without_effect(values), *_mutations_without_effect(values)]
+
+
+def _schedule_without_effect(v: Values) -> Iterator[str]:
+    lr, final, steps = v["lr"], v["lr_final"], v["lr_anneal_steps"]
+    is_constant = final is None or final == lr
+    if steps and is_constant:
+        yield f"--lr_anneal_steps={steps} has no effect without --lr_final: the learning rate stays {lr:g}"
+    # The teacher may take over the final rate, with a number of steps of its own.
+    if not is_constant and not steps and not v.get("teacher_lr_anneal_steps"):
+        yield f"--lr_final={final:g} has no effect without --lr_anneal_steps: the learning rate stays {lr:g}"
+
+
+def _mutations_without_effect(v: Values) -> Iterator[str]:
+    if v.get("plr_n_mutations") and v.get("plr_mutation_fn") is None:
+        yield (
+            f"--plr_n_mutations={v['plr_n_mutations']} has no effect without --plr_mutation_fn: no levels are edited; "
+            "for ACCEL add for example --plr_mutation_fn=default"
+        )
+
+
 def _paths(v: Values) -> Iterator[str]:
     if v["xpid"] in (".", "..") or "/" in v["xpid"] or not v["xpid"]:
         yield f"--xpid={v['xpid']}: must be the name of a folder; use --log_dir for the place of it"

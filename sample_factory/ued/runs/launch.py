@@ -31,7 +31,7 @@ from sample_factory.algo.utils.thread_counts import (
 )
 from sample_factory.algo.utils.torch_utils import keep_freed_memory
 from sample_factory.cfg.errors import ConfigError
-from sample_factory.ued.config.checks import USAGE_ERROR
+from sample_factory.ued.config.checks import USAGE_ERROR, remarks_on
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import TrainArgs, import_module
 from sample_factory.ued.rollout_threads import set_rollout_threads
@@ -60,6 +60,8 @@ def run_training(args: TrainArgs) -> StatusCode:
     cannot work here.
     """
     check_run(args.config)
+    for remark in remarks_on(args.values):
+        log.warning(remark)
     if args.config.n_devices == 1:
         return run_rank(args.config, Ranks(), init_file="")
     with tempfile.TemporaryDirectory(prefix="ued_ranks_") as folder:

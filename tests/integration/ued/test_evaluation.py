@@ -218,6 +218,23 @@ def test_wrong_command_lines(flags: tuple[str, ...], message: str, capsys: pytes
     assert message in capsys.readouterr().err
 
 
+def test_ctrl_c_ends_without_a_traceback(
+    runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sample_factory.ued.runs.evaluation.evaluate_run", press)
+    flags = (f"--log_dir={runs}", "--xpid=dr_0", "--env_names=Maze", f"--results_path={tmp_path}", "--results_fname=x")
+    assert evaluate.main(flags) == 2
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .endswith("Ctrl-C: ended before all runs were evaluated; there are no results")
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_nothing_to_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for flags in (("--xpid_prefix=x",), ("--xpid=x",)):
         assert evaluate.main([f"--log_dir={tmp_path}", "--env_names=Maze", *flags]) == 1

@@ -228,7 +228,8 @@ def test_a_run_says_where_its_files_are_and_what_it_has_reached(
 
 
 def test_only_one_of_several_processes_says_it(tmp_path: Path) -> None:
-    output = train(tmp_path, "--n_total_updates=1", "--n_devices=2")
+    output = train(tmp_path, "--n_total_updates=1", "--n_devices=2", "--lr_final=0.5")
+    assert output.count("--lr_final=0.5 has no effect without --lr_anneal_steps: the learning rate stays 0.0001") == 1
     assert output.count("Training until there are 1 updates") == output.count("The run has 1 of 1 updates") == 1
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sample_factory.cfg.errors import ConfigError
+from sample_factory.ued.config.checks import remarks_on
 from sample_factory.ued.config.train_args import parse_train_args
 
 PLR = ("--train_runner=plr", "--ued_score=max_mc")
@@ -136,6 +137,36 @@ def test_equal_rates_have_no_schedule() -> None:
     assert (args.lr_final, args.lr_anneal_steps) == (0.5, 0)
     args = parse_train_args(["--lr=0.5", "--lr_final=0.1", "--lr_anneal_steps=10"]).config.train_runner_args
     assert (args.lr_final, args.lr_anneal_steps) == (0.1, 10)
+
+
+@pytest.mark.parametrize(
+    ("flags", "remarks"),
+    [
+        ((), []),
+        (("--lr=0.5", "--lr_final=0.1", "--lr_anneal_steps=10"), []),
+        (("--lr=0.5", "--lr_final=0.5"), []),
+        (
+            ("--lr=0.5", "--lr_final=0.1"),
+            ["--lr_final=0.1 has no effect without --lr_anneal_steps: the learning rate stays 0.5"],
+        ),
+        (
+            ("--lr=0.5", "--lr_anneal_steps=10"),
+            ["--lr_anneal_steps=10 has no effect without --lr_final: the learning rate stays 0.5"],
+        ),
+        ((*PAIRED, "--lr_final=0.1", "--teacher_lr_anneal_steps=10"), []),
+        (
+            ("--train_runner=plr", "--ued_score=max_mc", "--plr_n_mutations=3"),
+            [
+                "--plr_n_mutations=3 has no effect without --plr_mutation_fn: no levels are edited; for ACCEL add for "
+                "example --plr_mutation_fn=default"
+            ],
+        ),
+        (("--config=maze/accel",), []),
+        (("--config=maze/s5_paired",), []),
+    ],
+)
+def test_flags_without_effect_are_remarked_on(flags: tuple[str, ...], remarks: list[str]) -> None:
+    assert remarks_on(parse_train_args(flags).values) == remarks
 
 
 @pytest.mark.parametrize(

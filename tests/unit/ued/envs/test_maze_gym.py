@@ -14,7 +14,7 @@ from sample_factory.ued.envs.maze.env import MazeEnv
 from sample_factory.ued.envs.maze.generator import RandomWalls
 from sample_factory.ued.envs.maze.level import check_maze_levels, levels_from_text
 from sample_factory.ued.envs.maze.metrics import maze_metrics
-from sf_examples.ued.maze_gym import MazeGymEnv, level_from_array, level_to_array
+from sf_examples.ued.maze_gym import MAX_SIDE, MazeGymEnv, level_from_array, level_to_array
 
 SIZES = [(13, 13, 40), (4, 7, 8), (1, 2, 0)]
 
@@ -114,3 +114,12 @@ def test_gymnasium_accepts_it() -> None:
 def test_sizes_without_room_are_refused() -> None:
     with pytest.raises(ValueError, match="n_walls has to be between 0 and 23"):
         MazeGymEnv(5, 5, n_walls=24)
+
+
+def test_sides_whose_places_do_not_fit_into_a_byte_are_refused() -> None:
+    env = MazeGymEnv(1, MAX_SIDE, n_walls=0)
+    level = level_from_array(env.sample_level(np.random.default_rng(0)), 1, MAX_SIDE)
+    check_maze_levels(level)
+    assert env.reset(seed=1)[0]["image"].shape == (3, 5, 5)
+    with pytest.raises(ValueError, match="sides go up to 256, got 257x3"):
+        MazeGymEnv(MAX_SIDE + 1, 3)

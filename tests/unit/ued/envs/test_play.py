@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import sys
@@ -219,3 +220,22 @@ def test_window_without_display(monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert play.main(["--window=True"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--window=True needs a display" in line and "leave the flag out" in line and "ssh -X" in line
+
+
+def test_ctrl_c_in_a_terminal_ends_the_game_without_a_traceback() -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:  # pragma: no cover, another program
+        os.execv(sys.executable, [sys.executable, "-m", "sample_factory.ued.play", "--n_walls=0"])
+    shown = b""
+    try:
+        while b"new level" not in shown:
+            shown += os.read(terminal, 4096)
+        os.write(terminal, b"\x03")
+        _, status = os.waitpid(pid, 0)
+        with contextlib.suppress(OSError):  # the other side is closed
+            while more := os.read(terminal, 4096):
+                shown += more
+    finally:
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == play.INTERRUPTED
+    assert b"Traceback" not in shown
