@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.process_tree import unwind_on_sigterm
 from benchmarks.ued_runs import LOG_FILE, Side
 
 _POLL_SEC = 0.05
@@ -37,6 +38,7 @@ class PausedTraining:
         self._console = folder / f"{name}.txt"
         self._log = folder / name / LOG_FILE
         self._log.unlink(missing_ok=True)
+        unwind_on_sigterm()
         self._process = side.start([*flags, f"--log_dir={folder}", f"--xpid={name}"], self._console)
         self._usage = psutil.Process(self._process.pid)
 

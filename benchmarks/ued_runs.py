@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.process_tree import unwind_on_sigterm
 from benchmarks.results_io import REPOSITORY
 from sample_factory.algo.runners.termination import TerminationSignals
 
@@ -34,7 +33,6 @@ class Side:
 
     def start(self, flags: Sequence[str], console: Path) -> subprocess.Popen[str]:
         """Start a training; its console goes to a file."""
-        unwind_on_sigterm()
         env = {**os.environ, **dict(self.environment)}
         with open(console, "w") as out:
             return subprocess.Popen(
