@@ -79,6 +79,12 @@ def test_max_mc_remembers_the_best_return_of_earlier_visits() -> None:
     torch.testing.assert_close(result.max_returns, torch.tensor([0.9, 0.8, 0.8, 1.0]))
 
 
+def test_copies_of_a_level_share_its_best_return_of_earlier_visits() -> None:
+    result = student_scores("max_mc", protagonist(2), torch.tensor([0.8, 0.8]))
+    torch.testing.assert_close(result.scores, torch.tensor([0.6825, 0.53]))
+    torch.testing.assert_close(result.max_returns, torch.tensor([0.9, 1.0]))
+
+
 def test_best_returns_without_earlier_visits() -> None:
     torch.testing.assert_close(student_scores("max_mc", protagonist()).max_returns, torch.tensor([0.9, 0.7, 0.0, 1.0]))
     torch.testing.assert_close(student_scores("max_mc", protagonist(2)).max_returns, torch.tensor([0.9, 1.0]))
