@@ -98,6 +98,13 @@ def test_what_was_taken_does_not_matter_for_the_direction() -> None:
     assert levels.agent_dir.tolist() == [1] * 50
 
 
+def test_tiles_are_directions_by_quarters() -> None:
+    teacher = make_teacher(**FIXED, **DIRECTION)
+    state, _ = play(teacher, [7, 8, 12, 20, 3], copies=25)
+    teacher.step(state, torch.arange(25), torch.Generator())
+    assert teacher.decode(state).agent_dir.tolist() == [0] * 7 + [1] * 6 + [2] * 6 + [3] * 6
+
+
 # The budget of tile 16 is two walls: goal and agent are the fourth and fifth choice, or the third and fourth.
 @pytest.mark.parametrize(
     ("mode", "actions", "taken", "agent_entry"),
