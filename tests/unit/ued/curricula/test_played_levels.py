@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from sample_factory.ued.curricula.common import CycleReport
 from sample_factory.ued.curricula.level_metrics import summarise
+from sample_factory.ued.curricula.plr import replay_if_warm
 from sample_factory.ued.envs.maze.comparator import same_levels
 from sample_factory.ued.envs.maze.level import MazeLevels
 from tests.unit.ued.curricula.maze_runs import ACCEL, PAIRED, REPLAY, RUNS, SFL, make_run
@@ -90,15 +92,20 @@ def test_every_student_plays_copies_of_the_levels_of_the_teacher(copies: int, mo
         assert are_same(starts, levels.repeat_interleave(copies)) == [True] * 4 * copies
 
 
-@pytest.mark.parametrize("probability", [0.0, 0.2, 0.8, 1.0])
-def test_replay_is_wanted_with_its_probability(probability: float) -> None:
-    flags = {"plr_replay_prob": probability, "plr_use_robust_plr": False, "track_env_metrics": False}
-    run: Any = make_run(**REPLAY | flags)
-    wanted: list[bool] = []
-    run.agree_on_replay = lambda wants, warm: (wanted.extend(wants), [])[1]  # so that nobody plays
+def test_students_replay_if_they_want_to_and_can() -> None:
+    assert replay_if_warm([True, True, False, False], [True, False, True, False]) == [True, False, False, False]
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 0.8, 1.0])
+def test_warm_buffers_are_replayed_with_the_probability(probability: float) -> None:
+    run: Any = make_run(**REPLAY | {"plr_replay_prob": probability, "plr_use_robust_plr": False})
+    while not run.buffers[0].is_warm:
+        run.run_cycle()
+    decisions: list[bool] = []
+    run._run_student = lambda index, is_replay: (decisions.append(is_replay), CycleReport({}, 0))[1]
     for _ in range(1000):
         run.run_cycle()
-    assert sum(wanted) / 1000 == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0.0)
+    assert sum(decisions) / 1000 == pytest.approx(probability, abs=0.04 if 0 < probability < 1 else 0.0)
 
 
 @pytest.mark.parametrize(
