@@ -6,7 +6,6 @@ import importlib
 from typing import Any
 
 import pytest
-import torch
 
 from sample_factory.ued.curricula.common import CycleReport
 from sample_factory.ued.curricula.level_metrics import summarise
@@ -156,16 +155,3 @@ def test_kept_levels_are_drawn_uniformly(monkeypatch: pytest.MonkeyPatch) -> Non
     expected = same_levels(kept, kept).int().argmax(1).bincount(minlength=8) / 8
     drawn = same.int().argmax(1).bincount(minlength=8) / 1600
     assert drawn.tolist() == pytest.approx(expected.tolist(), abs=0.03)
-
-
-def test_the_best_return_of_a_level_is_remembered_from_cycle_to_cycle() -> None:
-    run: Any = make_run(**REPLAY | {"plr_replay_prob": 1.0, "plr_buffer_size": 4, "plr_min_fill_ratio": 1.0})
-    while not run.buffers[0].is_warm:
-        run.run_cycle()
-    buffer = run.buffers[0]
-    buffer.max_returns[:] = 5.0
-    run.run_cycle()
-    assert buffer.max_returns.tolist() == [5.0] * 4
-    played = buffer.scores > 3.0
-    assert played.any(), "the score is the best return minus values near 0"
-    assert torch.tensor(buffer.scores[~played]).le(1.0).all()

@@ -51,6 +51,23 @@ def test_every_maze_can_be_trained_on(name: str) -> None:
     assert curriculum.run_cycle().stats["n_updates"] == 1
 
 
+@pytest.mark.parametrize(("flags", "counts"), [((), {0, 1}), ((COMPAT,), {1})])
+def test_minimax_draws_at_least_one_wall(flags: tuple[str, ...], counts: set[int]) -> None:
+    env: Any = parts_of("--maze_sample_n_walls=True", "--maze_n_walls=1", *flags).curriculum.env
+    levels = env.sample_levels(100, torch.Generator().manual_seed(0))
+    assert set(levels.wall_map.sum((1, 2)).tolist()) == counts
+
+
+@pytest.mark.parametrize(("flags", "is_free"), [((), True), ((COMPAT,), False)])
+def test_minimax_takes_the_first_tile_from_its_teachers(flags: tuple[str, ...], is_free: bool) -> None:
+    curriculum: Any = parts_of(*PAIRED, *SMALL, *flags).curriculum
+    generator = torch.Generator().manual_seed(0)
+    state = curriculum.teacher_env.reset(20, generator)
+    for action in (168, 0):
+        curriculum.teacher_env.step(state, torch.full((20,), action), generator)
+    assert bool((state.choices[:, 1] == 0).all()) == is_free
+
+
 # --- learners ---
 
 
