@@ -16,7 +16,7 @@ from sample_factory.ued.curricula.cvar import (
     solvable_levels,
     worst_case,
 )
-from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, play_first_episodes
 from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.envs import registration
 from sample_factory.ued.envs.registration import make_ued_env
@@ -98,6 +98,14 @@ def test_only_the_first_episode_counts() -> None:
     assert counts == [1] * 40 and 0 < sum(solved) < 40
     assert results["eval/a0:test_return:Maze"] == pytest.approx(sum(returns) / 40)
     assert results["eval/a0:test_solved_rate:Maze"] == pytest.approx(sum(solved) / 40)
+
+
+def test_every_copy_counts_once_however_soon_it_is_solved() -> None:
+    env = small_maze(n_walls=0, max_episode_steps=60)
+    model: Any = UniformModel()
+    tally = play_first_episodes(env, model, 50, seeded(0))
+    assert tally.num_episodes.tolist() == [1] * 50
+    assert 0 < int(tally.num_solved.sum()) < 50
 
 
 def test_worst_levels_are_chosen_by_one_rate_and_judged_by_another() -> None:
