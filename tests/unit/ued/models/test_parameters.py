@@ -138,6 +138,24 @@ def test_heads_have_gain_sqrt_2_and_no_bias():
     assert not head.hidden[0].bias.any() and not head.output.bias.any()
 
 
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_heads_are_dense_layers_with_tanh_between(num_layers):
+    generator = torch.Generator().manual_seed(0)
+    model = small_student("lstm", n_hidden_layers=num_layers, value_ensemble_size=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    x = torch.randn(5, 16, generator=generator)
+    values, logits = model.heads(x)
+    for head, actual in ((model.policy, logits), (model.values[0], values[:, :1]), (model.values[1], values[:, 1:])):
+        layers = list(head.hidden)
+        assert [layer.out_features for layer in layers] == [8] * num_layers
+        y = x
+        for layer in layers:
+            y = torch.tanh(y @ layer.weight.t() + layer.bias)
+        assert torch.allclose(actual, y @ head.output.weight.t() + head.output.bias, atol=1e-5)
+
+
 def test_lecun_normal_is_truncated_and_rescaled():
     weight = torch.empty(200, 100)
     lecun_normal_(weight, 100, torch.Generator().manual_seed(0))
