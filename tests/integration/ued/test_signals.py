@@ -153,7 +153,8 @@ def hangs(config: dict[str, Any], rank: int, meeting_point: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: say(f"{meeting_point}_asked{rank}"))
     say(f"{meeting_point}_started{rank}")
-    threading.Event().wait()
+    while True:  # a signal just before an endless wait would be handled after it, which is never
+        threading.Event().wait(0.1)
 
 
 def say(pipe: str) -> None:

@@ -59,6 +59,13 @@ def test_a_resumed_run_is_an_uninterrupted_one(method: str, tmp_path: Path) -> N
     assert meta["successful"] is True and meta["date_end"] is not None
 
 
+def test_a_run_goes_on_until_every_student_has_its_updates(tmp_path: Path) -> None:
+    train_here(tmp_path, *METHODS["robust_plr"], "--n_students=2", "--plr_replay_prob=0.3", "--n_total_updates=4")
+    stored = checkpoint.load(tmp_path / "run" / "checkpoint.pt")
+    updates = sorted(student["n_updates"] for student in stored["agents"]["students"])
+    assert updates[0] == 4 < updates[1], "students replay in cycles of their own"
+
+
 @pytest.mark.parametrize("method", ["dr", "robust_plr", "accel", "parallel_plr", "paired", "sfl"])
 def test_processes_train_and_go_on(method: str, tmp_path: Path) -> None:
     train(tmp_path, *METHODS[method], "--n_total_updates=1")

@@ -16,7 +16,8 @@ from sample_factory.ued.curricula.cvar import (
     solvable_levels,
     worst_case,
 )
-from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env
+from sample_factory.ued.curricula.evaluation import Evaluator, make_test_env, play_first_episodes
+from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.envs import registration
 from sample_factory.ued.envs.registration import make_ued_env
 from tests.unit.ued.curricula.maze_runs import configure, make_run
@@ -99,6 +100,14 @@ def test_only_the_first_episode_counts() -> None:
     assert results["eval/a0:test_solved_rate:Maze"] == pytest.approx(sum(solved) / 40)
 
 
+def test_every_copy_counts_once_however_soon_it_is_solved() -> None:
+    env = small_maze(n_walls=0, max_episode_steps=60)
+    model: Any = UniformModel()
+    tally = play_first_episodes(env, model, 50, seeded(0))
+    assert tally.num_episodes.tolist() == [1] * 50
+    assert 0 < int(tally.num_solved.sum()) < 50
+
+
 def test_worst_levels_are_chosen_by_one_rate_and_judged_by_another() -> None:
     choosing = torch.tensor([0.5, 0.0, 1.0, 0.1, 0.9, 0.8, 0.7, 0.6, 0.4, 0.3])
     reporting = torch.arange(10.0) / 10
@@ -127,6 +136,22 @@ def test_worst_case_of_a_random_policy() -> None:
     assert evaluate_worst_case(env, model, settings, reporting_seed=2) != result
     with pytest.raises(ValueError, match="differ"):
         evaluate_worst_case(env, model, settings, reporting_seed=0)
+
+
+def test_levels_that_had_bad_luck_under_one_seed_are_judged_under_the_other() -> None:
+    env = small_maze(max_episode_steps=40)
+    model: Any = UniformModel()
+    settings = WorstCaseSettings(num_levels=300, num_episodes=4, fractions=(0.1,))
+    levels = solvable_levels(env, 300, seeded(0))
+    choosing, reporting = (
+        play_episodes(env, levels, model, num_episodes=4, max_steps=160, generator=seeded(seed)).solved_rate
+        for seed in (0, 1)
+    )
+    worst = choosing.argsort(stable=True)[:30]
+    result = evaluate_worst_case(env, model, settings)
+    assert result.worst[0.1] == pytest.approx(float(reporting[worst].mean()))
+    assert result.solved_rate == pytest.approx(float(reporting.mean()))
+    assert result.worst[0.1] > float(choosing[worst].mean()), "bad luck does not repeat itself"
 
 
 @pytest.mark.parametrize("batch_size", [100, 30])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from sample_factory.ued.config.train_args import parse_train_args
 from sample_factory.ued.curricula.playing import play_episodes
 from sample_factory.ued.curricula.settings import LearnabilitySettings
 from sample_factory.ued.curricula.sfl import learnability, search
@@ -22,6 +23,13 @@ MODEL: Any = UniformModel()
 
 def test_learnability_is_the_variance_of_success() -> None:
     torch.testing.assert_close(learnability(torch.tensor([0.0, 0.5, 1.0, 0.2])), torch.tensor([0.0, 0.25, 0.0, 0.16]))
+
+
+def test_defaults_are_those_of_the_published_runs() -> None:
+    runner = ("--train_runner=sfl",)
+    settings = LearnabilitySettings.of(parse_train_args(runner).config)
+    assert (settings.interval, settings.num_batches, settings.batch_size, settings.num_steps) == (100, 5, 5000, 2000)
+    assert (settings.max_episodes, settings.num_kept, settings.kept_share) == (10, 1000, 0.5)
 
 
 def test_the_best_levels_of_all_batches_are_kept() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sample_factory.ued.curricula.level_buffer import BufferSettings, LevelBuffer, LevelResults
+from tests.unit.ued.curricula.maze_runs import REPLAY, make_run
 from tests.unit.ued.curricula.reference_buffer import ReferenceBuffer
 from tests.unit.ued.curricula.toy_levels import ToyLevels, toy_levels
 
@@ -209,6 +210,20 @@ def test_levels_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="resume with the same sizes"):
         buffer.load_state_dict(small)
     assert buffer.size == 0
+
+
+def test_every_flag_of_the_buffer_arrives() -> None:
+    flags = {"plr_buffer_size": 7, "plr_temp": 0.3, "plr_staleness_coef": 0.2, "plr_min_fill_ratio": 0.4}
+    run: Any = make_run(**REPLAY | flags | {"plr_use_score_ranks": False, "ued_score": "l1_value_loss"})
+    assert vars(run.buffers[0].settings) == {
+        "capacity": 7,
+        "temperature": 0.3,
+        "staleness_coef": 0.2,
+        "use_ranks": False,
+        "min_fill_ratio": 0.4,
+        "uniform_fallback": True,
+        "refresh_age": True,
+    }
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,12 @@ def test_max_mc_remembers_the_best_return_of_earlier_visits() -> None:
     result = student_scores("max_mc", protagonist(), torch.tensor([0.8, 0.8, 0.8, 0.8]))
     torch.testing.assert_close(result.scores, torch.tensor([0.745, 0.52, -INF, 0.53]))
     torch.testing.assert_close(result.max_returns, torch.tensor([0.9, 0.8, 0.8, 1.0]))
+
+
+def test_copies_of_a_level_share_its_best_return_of_earlier_visits() -> None:
+    result = student_scores("max_mc", protagonist(2), torch.tensor([0.8, 0.8]))
+    torch.testing.assert_close(result.scores, torch.tensor([0.6825, 0.53]))
+    torch.testing.assert_close(result.max_returns, torch.tensor([0.9, 1.0]))
 
 
 def test_best_returns_without_earlier_visits() -> None:
@@ -154,6 +161,44 @@ def test_scores_agree_with_a_loop_over_episodes(name: str, seed: int) -> None:
     previous = [0.5, -INF, 3.0, -INF]
     scores = student_scores(name, rollout, torch.tensor(previous)).scores
     torch.testing.assert_close(scores, torch.tensor(reference_score(name, rollout, previous)), rtol=1e-5, atol=1e-5)
+
+
+def returns_by_group(rollout: ScoredRollout) -> list[list[float]]:
+    """Of finished episodes, step by step."""
+    result: list[list[float]] = [[] for _ in range(rollout.num_groups)]
+    for env, group in enumerate(rollout.group.tolist()):
+        total = 0.0
+        for t in range(len(rollout.rewards)):
+            total += float(rollout.rewards[t, env])
+            if rollout.dones[t, env]:
+                result[group].append(total)
+                total = 0.0
+    return result
+
+
+def reference_regret(name: str, rollouts: list[ScoredRollout]) -> list[float]:
+    """Word for word, level by level."""
+    regrets = []
+    for returns in zip(*map(returns_by_group, rollouts), strict=True):
+        means = [sum(r) / max(len(r), 1) for r in returns]
+        bests = [max([0.0, *r]) for r in returns]
+        if name == "population_regret":
+            regrets.append(max(bests) - sum(means) / len(means))
+        else:
+            regrets.append(max(0.0, (bests if name == "relative_regret" else means)[1] - means[0]))
+    return regrets
+
+
+@pytest.mark.parametrize("name", REGRET_SCORES)
+@pytest.mark.parametrize("seed", range(3))
+def test_regrets_agree_with_a_loop_over_episodes(name: str, seed: int) -> None:
+    rollouts = [random_rollout(10 * seed + i) for i in range(3 if name == "population_regret" else 2)]
+    rollouts = [replace(rollout, group=rollouts[0].group) for rollout in rollouts]
+    rollouts[1].rewards.add_(0.1)  # or there would be no regret on many levels
+    rollouts[1].dones[:, rollouts[0].group == 2] = False  # a level whose antagonist never finishes an episode
+    expected = reference_regret(name, rollouts)
+    assert sum(regret > 0 for regret in expected) > 0
+    torch.testing.assert_close(population_scores(name, rollouts), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", STUDENT_SCORES)

@@ -12,13 +12,16 @@ from sample_factory.ued.envs.registration import make_ued_env
 
 NUM_LEVELS = 20_000
 WITH_REPLACEMENT: dict[str, Any] = {"n_walls": 60, "replace_wall_pos": True}
-# options, (fewest, mean, most walls), solvable share, mean path, (50 %, 90 %) of paths
-TABLE: list[tuple[dict[str, Any], tuple[int, float, int], float, float, tuple[int, int]]] = [
-    (WITH_REPLACEMENT, (42, 50.6, 60), 0.846, 10.6, (10, 18)),
-    ({"n_walls": 60}, (60, 60.0, 60), 0.650, 10.5, (10, 19)),
-    ({"n_walls": 60, "sample_n_walls": True}, (0, 30.0, 60), 0.937, 9.5, (9, 16)),
-    ({"n_walls": 25, "replace_wall_pos": True}, (18, 23.3, 25), 0.995, 9.1, (9, 15)),
-    ({"n_walls": 0}, (0, 0.0, 0), 1.0, 8.6, (8, 14)),
+SAMPLED: dict[str, Any] = {"n_walls": 60, "sample_n_walls": True}
+# options, (fewest, mean, most walls), solvable share, mean path, (50 %, 90 %, 100 %) of paths
+TABLE: list[tuple[dict[str, Any], tuple[int, float, int], float, float, tuple[int, int, int]]] = [
+    (WITH_REPLACEMENT, (42, 50.6, 60), 0.846, 10.6, (10, 18, 37)),
+    ({"n_walls": 60}, (60, 60.0, 60), 0.650, 10.5, (10, 19, 39)),
+    (SAMPLED, (0, 30.0, 60), 0.937, 9.5, (9, 16, 34)),
+    # (1 + 1 + 2 + ... + 59) / 60 = 29.5, of which the reference's 30.0 is a sample
+    (SAMPLED | {"compat": "minimax"}, (1, 29.5, 59), 0.937, 9.5, (9, 16, 34)),
+    ({"n_walls": 25, "replace_wall_pos": True}, (18, 23.3, 25), 0.995, 9.1, (9, 15, 23)),
+    ({"n_walls": 0}, (0, 0.0, 0), 1.0, 8.6, (8, 14, 22)),
 ]
 
 
@@ -28,7 +31,7 @@ def test_distribution(
     walls: tuple[int, float, int],
     solvable: float,
     path: float,
-    percentiles: tuple[int, int],
+    percentiles: tuple[int, int, int],
 ) -> None:
     generator = torch.Generator().manual_seed(5)
     env = make_ued_env("Maze", **options)
@@ -44,7 +47,16 @@ def test_distribution(
     assert float(metrics["passable"].double().mean()) == pytest.approx(solvable, abs=0.02)
     lengths = metrics["shortest_path_length"][metrics["passable"]].double()
     assert float(lengths.mean()) == pytest.approx(path, abs=0.25)
-    assert [int(lengths.quantile(q)) for q in (0.5, 0.9)] == pytest.approx(percentiles, abs=1)
+    median, most_paths, longest = percentiles
+    assert [int(lengths.quantile(q)) for q in (0.5, 0.9)] == pytest.approx((median, most_paths), abs=1)
+    assert longest <= lengths.max() <= longest + 20
+
+
+def test_the_sampled_number_of_walls_has_the_stated_ends() -> None:
+    for compat, ends in (("none", (0, 60)), ("minimax", (1, 59))):
+        env = make_ued_env("Maze", **SAMPLED, compat=compat)
+        counts = env.sample_levels(NUM_LEVELS, torch.Generator().manual_seed(5)).wall_map.sum((1, 2))
+        assert (int(counts.min()), int(counts.max())) == ends
 
 
 def test_mean_number_of_walls_with_replacement_is_exact() -> None:

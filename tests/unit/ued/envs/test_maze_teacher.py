@@ -66,6 +66,79 @@ def test_recorded_episodes(
         assert levels.agent_dir.tolist() == [2]
 
 
+@pytest.mark.parametrize(
+    ("mode", "num_steps"),
+    [(FIXED, 8), (BUDGET, 8), ({}, 9), (FIXED | DIRECTION, 9), (BUDGET | DIRECTION, 9), (DIRECTION, 10)],
+)
+def test_episodes_have_a_constant_length(mode: dict[str, bool], num_steps: int) -> None:
+    teacher = make_teacher(n_walls=6, **mode)
+    assert teacher.episode_length == num_steps
+    # a direction that the teacher does not choose has an entry of its own
+    assert teacher.reset(2, torch.Generator()).choices.shape == (2, num_steps + (not mode.get("set_agent_dir", False)))
+
+
+def test_a_budget_of_no_walls_makes_the_first_tile_the_goal() -> None:
+    _, levels = play(make_teacher(**BUDGET, **REPLACE), [3, 5, 6, 9, 20])
+    assert wall_tiles(levels) == set()
+    assert levels.goal_pos.tolist() == [[3, 0]]
+    assert levels.agent_pos.tolist() == [[0, 1]]
+
+
+def test_the_tile_of_the_budget_step_stays_free() -> None:
+    state, _ = play(make_teacher(), [24, 24, 5, 6, 7, 8], copies=50)
+    assert state.choices[:, :6].tolist() == [[24, 24, 5, 6, 7, 8]] * 50
+    # where the first tile is a wall as well as the budget, it is taken
+    state, _ = play(make_teacher(**BUDGET), [24, 24], copies=50)
+    assert not bool((state.choices[:, 1] == 24).any())
+
+
+def test_what_was_taken_does_not_matter_for_the_direction() -> None:
+    state, levels = play(make_teacher(**FIXED, **DIRECTION), [7, 8, 12, 20, 3, 7], copies=50)
+    assert state.choices.tolist() == [[7, 8, 12, 20, 3, 7]] * 50
+    assert levels.agent_dir.tolist() == [1] * 50
+
+
+def test_tiles_are_directions_by_quarters() -> None:
+    teacher = make_teacher(**FIXED, **DIRECTION)
+    state, _ = play(teacher, [7, 8, 12, 20, 3], copies=25)
+    teacher.step(state, torch.arange(25), torch.Generator())
+    assert teacher.decode(state).agent_dir.tolist() == [0] * 7 + [1] * 6 + [2] * 6 + [3] * 6
+
+
+# The budget of tile 16 is two walls: goal and agent are the fourth and fifth choice, or the third and fourth.
+@pytest.mark.parametrize(
+    ("mode", "actions", "taken", "agent_entry"),
+    [({}, [16, 5, 6, 9, 9], {5, 6, 9}, 4), (BUDGET, [16, 5, 9, 9], {16, 5, 9}, 3)],
+)
+def test_agents_on_the_goal_are_moved_in_every_mode(
+    mode: dict[str, bool], actions: list[int], taken: set[int], agent_entry: int
+) -> None:
+    state, levels = play(make_teacher(**mode, **REPLACE), actions, copies=1000)
+    assert set(state.choices[:, agent_entry].tolist()) == set(range(25)) - taken
+    assert levels.goal_pos.tolist() == [[4, 1]] * 1000
+    check_maze_levels(levels)
+
+
+def test_unused_wall_steps_change_nothing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    teacher = make_teacher(**REPLACE)
+    state, before = play(teacher, [0, 5, 6], copies=20)
+    for _ in range(3):
+        teacher.step(state, torch.randint(0, 25, (20,), generator=generator), generator)
+        after = teacher.decode(state)
+        assert all(torch.equal(value, getattr(after, name)) for name, value in before.as_dict().items())
+
+
+def test_normalised_pictures_are_tenths_of_the_codes() -> None:
+    images = []
+    for normalize_obs in (True, False):
+        teacher = make_teacher(**FIXED, normalize_obs=normalize_obs)
+        state, _ = play(teacher, [7, 8, 12, 20, 3])
+        images.append(teacher.observe(state, torch.Generator())["image"])
+    assert images[0].dtype == torch.float32
+    torch.testing.assert_close(images[0], images[1].float() / 10)
+
+
 def test_recorded_agent_on_the_goal_is_moved_to_a_random_free_tile() -> None:
     state, levels = play(make_teacher(**FIXED, **REPLACE), [7, 7, 12, 3, 3], copies=2000)
     assert state.choices[0, :4].tolist() == [7, 7, 12, 3]

@@ -38,6 +38,22 @@ def test_tiles_are_where_they_belong(env: MazeEnv) -> None:
     assert all((side == 100).all() for side in border)
 
 
+def test_tiles_have_thin_lines_at_the_top_and_on_the_left() -> None:
+    empty = tile_pictures(32)[0]
+    assert (empty[0] > 90).all()
+    assert (empty[:, 0] > 90).all()
+    assert not empty[1:, 1:].any()
+
+
+def test_corners_of_the_triangle() -> None:
+    red = tile_pictures(100)[3][..., 0]
+    rows, columns = np.nonzero(red > 128)
+    assert (columns.min(), columns.max()) == pytest.approx((12, 86), abs=1)
+    assert (rows.min(), rows.max()) == pytest.approx((19, 80), abs=1)
+    tip = rows[columns >= columns.max() - 1]
+    assert float(tip.mean()) == pytest.approx(49.5, abs=1)
+
+
 def test_the_view_is_lit_and_the_rest_is_not(env: MazeEnv) -> None:
     state = env.reset(levels_from_text(["...>\nG..."]))
     plain, lit = (env.render(state, tile_px=8, highlight=highlight)[0] for highlight in (False, True))

@@ -62,6 +62,45 @@ def test_constant_policy_layer_is_exactly_uniform():
     assert torch.allclose(entropy, torch.full_like(entropy, 1.9459101), atol=1e-6)
 
 
+def test_a_constant_policy_layer_makes_teachers_uniform_too():
+    options = {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8, "n_conv_filters": 2, "constant_policy_init": True}
+    model = make_teacher_model("default_teacher_cnn", TEACHER_SPEC, 169, options, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    image, noise = torch.rand(3, 15, 15, 3, generator=generator), torch.rand(3, 50, generator=generator)
+    obs = {"image": image, "time": torch.tensor([0, 7, 61]), "noise": noise}
+    _, logits, _ = model.step(obs, model.initial_carry(3), torch.zeros(3, dtype=torch.bool))
+    entropy = torch.distributions.Categorical(logits=logits).entropy()
+    assert torch.allclose(entropy, torch.full_like(entropy, 5.1298988), atol=1e-5)
+
+
+def test_inputs_of_recurrent_cores():
+    lstm = {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8}
+    assert student(**lstm).core.input_size == 149
+    teacher = make_teacher_model("default_teacher_cnn", TEACHER_SPEC, 169, lstm | {"n_conv_filters": 128})
+    assert teacher.core.input_size == 21632 + 10 + 50
+
+
+def test_layers_between_observations_and_cores_have_gain_1():
+    model = small_student("s5")
+    embeddings = model.trunk.scalars["agent_dir"].weight  # 4 directions, 5 columns
+    assert torch.allclose(embeddings @ embeddings.t(), torch.eye(4), atol=1e-5)
+    encoder = model.core.encoder
+    assert torch.allclose(encoder.weight @ encoder.weight.t(), torch.eye(16), atol=1e-5)
+    assert not encoder.bias.any() and not model.trunk.conv.bias.any()
+    dense = small_student("none", n_scalar_embeddings=0).trunk.scalars["agent_dir"]
+    assert torch.isclose(dense.weight.square().sum(), torch.tensor(1.0))
+    assert not dense.bias.any()
+
+
+def test_gates_of_state_spaces_are_lecun_normal_without_bias():
+    model = student(**{**S5, "recurrent_hidden_dim": 256, "s5_activation": "full_glu"})
+    for layer in model.core.layers:
+        for dense in layer.dense:
+            assert abs(dense.weight.std().item() * 16 - 1) < 0.02
+            assert dense.weight.abs().max() <= 2 / 0.8796 / 16
+            assert not dense.bias.any()
+
+
 def test_policy_layer_is_orthogonal_and_small():
     weight = small_student("lstm").policy.output.weight
     assert torch.allclose(weight @ weight.t(), 1e-4 * torch.eye(NUM_ACTIONS), atol=1e-8)
@@ -97,6 +136,24 @@ def test_heads_have_gain_sqrt_2_and_no_bias():
     assert torch.allclose(weight @ weight.t(), 2 * torch.eye(8), atol=1e-5)
     assert torch.isclose(head.output.weight.square().sum(), torch.tensor(1.0))
     assert not head.hidden[0].bias.any() and not head.output.bias.any()
+
+
+@pytest.mark.parametrize("num_layers", [0, 1, 2])
+def test_heads_are_dense_layers_with_tanh_between(num_layers):
+    generator = torch.Generator().manual_seed(0)
+    model = small_student("lstm", n_hidden_layers=num_layers, value_ensemble_size=2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    x = torch.randn(5, 16, generator=generator)
+    values, logits = model.heads(x)
+    for head, actual in ((model.policy, logits), (model.values[0], values[:, :1]), (model.values[1], values[:, 1:])):
+        layers = list(head.hidden)
+        assert [layer.out_features for layer in layers] == [8] * num_layers
+        y = x
+        for layer in layers:
+            y = torch.tanh(y @ layer.weight.t() + layer.bias)
+        assert torch.allclose(actual, y @ head.output.weight.t() + head.output.bias, atol=1e-5)
 
 
 def test_lecun_normal_is_truncated_and_rescaled():

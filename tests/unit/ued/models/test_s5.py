@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from sample_factory.ued.models import s5
+from sample_factory.ued.models.init import lecun_normal_
 from sample_factory.ued.models.s5 import (
     StateSpace,
     block_eigenvectors,
@@ -41,6 +43,37 @@ def test_reference_values_of_the_scan(run, reset_step, outputs, last):
     y = 2 * (states @ OUTPUT_WEIGHTS).real.squeeze(1)
     assert torch.allclose(y, torch.tensor(outputs), atol=2e-6)
     assert torch.allclose(states[-1, 0], torch.tensor(last), atol=2e-6)
+
+
+def state_space_of_the_scan():
+    """The first input feeds both states, and they the first output; another two columns have no part in it."""
+    space = StateSpace(4, 1, torch.Generator().manual_seed(0))
+    eigenvalues = TRANSITION.log()
+    with torch.no_grad():
+        space.eigenvalues_re.copy_(eigenvalues.real)
+        space.eigenvalues_im.copy_(eigenvalues.imag)
+        for parameter in (space.log_step, space.b, space.c, space.d):
+            parameter.zero_()
+        space.b[:, 0] = torch.view_as_real(INPUT_WEIGHTS * eigenvalues / (TRANSITION - 1))
+        space.c[0] = torch.view_as_real(OUTPUT_WEIGHTS)
+    return space
+
+
+@pytest.mark.parametrize("reset_step, outputs, last", SCANS)
+def test_reference_values_of_the_state_space(reset_step, outputs, last):
+    space = state_space_of_the_scan()
+    _, resets = scan_inputs(reset_step)
+    u = torch.zeros(4, 1, 4)
+    u[:, 0, 0] = torch.tensor([1.0, 2.0, -1.0, 0.5])
+    y, last_state = space(u, INITIAL, resets)
+    assert torch.allclose(y[:, 0, 0], torch.tensor(outputs), atol=2e-6)
+    assert torch.allclose(last_state[0], torch.tensor(last), atol=2e-6)
+    assert not y[..., 1:].any()
+    with torch.no_grad():
+        space.d[:2] = torch.tensor([3.0, 5.0])
+    through, _ = space(u, INITIAL, resets)
+    assert torch.allclose(through[..., 0], y[..., 0] + 3 * u[..., 0], atol=1e-6)
+    assert not through[..., 1:].any()
 
 
 def test_gradients_of_the_scan():
@@ -94,6 +127,39 @@ def test_initial_scales():
     assert abs(space.b.square().sum().item() / (128 / 2) - 1) < 0.1
     assert abs(space.c.square().sum(-1).mean().sqrt().item() * 128 - np.sqrt(2)) < 0.1
     assert abs(space.d.std().item() - 1) < 0.3
+
+
+def test_initial_steps_are_log_uniform():
+    log_step = StateSpace(1024, 8, torch.Generator().manual_seed(0)).log_step / np.log(10)
+    assert -3 <= log_step.min() < -2.98 and -1.02 < log_step.max() <= -1
+    for quarter in range(4):
+        share = ((log_step + 3) / 2 * 4).floor().eq(quarter).float().mean().item()
+        assert share == pytest.approx(0.25, abs=0.05)
+
+
+def test_norms_add_little_to_the_variance():
+    norm = small_student("s5").core.layers[0].norm
+    x = torch.tensor([[-1e-3, 1e-3] * 8])  # of variance 1e-6
+    assert torch.allclose(norm(x), x / 2e-6**0.5)
+
+
+@pytest.mark.parametrize("num_blocks", [1, 2])
+def test_initial_matrices_are_real_ones_in_the_basis_of_eigenvectors(num_blocks, monkeypatch):
+    drawn = []
+
+    def record(weight, fan_in, generator):
+        lecun_normal_(weight, fan_in, generator)
+        drawn.append((weight.clone(), fan_in))
+
+    monkeypatch.setattr(s5, "lecun_normal_", record)
+    space = StateSpace(16, num_blocks, torch.Generator().manual_seed(0))
+    (b, fan_in_b), (c, fan_in_c) = drawn
+    assert (b.shape, fan_in_b, c.shape, fan_in_c) == ((16, 16), 16, (16, 16, 2), 256)
+    eigenvalues, vectors = block_eigenvectors(16, num_blocks)
+    assert np.array_equal(eigenvalues[: 8 // num_blocks], eigenvalues[-8 // num_blocks :])
+    v = torch.tensor(vectors, dtype=torch.complex64)
+    assert torch.allclose(torch.view_as_complex(space.b), v.mH @ b.to(v.dtype), atol=1e-6)
+    assert torch.allclose(torch.view_as_complex(space.c), torch.complex(c[..., 0], c[..., 1]) @ v, atol=1e-6)
 
 
 @pytest.mark.parametrize("activation", ["half_glu1", "half_glu2", "full_glu", "gelu"])

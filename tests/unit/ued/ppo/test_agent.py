@@ -223,6 +223,25 @@ def test_gradients_are_clipped_by_their_global_norm():
     assert stats["grad_norm"] > 1e-2
 
 
+@pytest.mark.parametrize("share, factor", [(0.7, 0.7), (1.3, 1.0)])
+def test_gradients_are_clipped_exactly_from_the_limit_on(share, factor):
+    agent, rollout = make_agent(n_epochs=1)
+    norm = update(agent, rollout)["grad_norm"]
+    agent, rollout = make_agent(n_epochs=1, max_grad_norm=share * norm)
+    assert update(agent, rollout)["grad_norm"] == pytest.approx(norm, rel=1e-5)
+    clipped = torch.cat([p.grad.flatten() for p in agent.model.parameters()]).norm().item()
+    assert clipped == pytest.approx(factor * norm, rel=1e-4)
+
+
+def test_moments_of_adam_decay_as_usual():
+    agent, rollout = make_agent(n_epochs=1)
+    update(agent, rollout)
+    for parameter in agent.model.parameters():
+        state, grad = agent._optimizer.state[parameter], parameter.grad
+        assert torch.allclose(state["exp_avg"], 0.1 * grad, rtol=1e-3, atol=1e-9)
+        assert torch.allclose(state["exp_avg_sq"], 0.001 * grad.square(), rtol=1e-3, atol=1e-12)
+
+
 def test_gradients_and_statistics_are_synchronised_before_clipping():
     agent, rollout = make_agent(n_epochs=1)
     plain, _ = make_agent(n_epochs=1)

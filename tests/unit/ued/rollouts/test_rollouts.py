@@ -161,3 +161,17 @@ def test_a_teacher_builds_levels(core):
     values, logits = model.sequence(rollout.obs, rollout.initial_carry, rollout.resets)
     assert torch.allclose(rollout.values, values, atol=1e-5)
     assert torch.allclose(rollout.log_probs, log_probs_of(logits, rollout.actions), atol=1e-5)
+
+
+def test_actions_of_a_teacher_are_samples():
+    env, generator = CountingTeacherEnv(), torch.Generator().manual_seed(0)
+    options = {"recurrent_arch": "lstm", "recurrent_hidden_dim": 8, "n_conv_filters": 4}
+    model = make_teacher_model("default_teacher_cnn", env.observation_spec, env.num_actions, options, generator)
+    with torch.no_grad():
+        model.policy.output.bias.copy_(torch.linspace(-1, 1, 5))  # a policy that is not uniform
+    rollout, _ = collect_teacher_rollout(env, 8000, model, generator)
+    _, logits = model.sequence(rollout.obs, rollout.initial_carry, rollout.resets)
+    for step_logits, actions in zip(logits, rollout.actions, strict=True):
+        frequencies = torch.bincount(actions, minlength=5) / 8000
+        assert torch.allclose(frequencies, step_logits.softmax(-1).mean(0), atol=0.02)
+    assert (frequencies - 0.2).abs().max() > 0.05

@@ -13,6 +13,7 @@ import torch
 from sample_factory.ued.config.files import shipped_names
 from sample_factory.ued.config.nested import Config
 from sample_factory.ued.config.train_args import parse_train_args
+from sample_factory.ued.envs.registration import registered_ued_envs
 from sample_factory.ued.models import registration
 from sample_factory.ued.runs import assembly
 from sample_factory.ued.runs.assembly import Parts, make_parts, student_ppo, teacher_ppo
@@ -40,6 +41,31 @@ def test_shipped_configurations_can_be_built(name: str) -> None:
     assert len(parts.curriculum.students) == (2 if "paired" in name else 1)
     assert len(parts.evaluator.columns(1)) == 6
     assert "n_updates" in parts.curriculum.stat_names
+
+
+@pytest.mark.parametrize("name", [name for name in registered_ued_envs() if name.startswith("Maze")])
+def test_every_maze_can_be_trained_on(name: str) -> None:
+    accel = ("--train_runner=plr", "--ued_score=max_mc", "--plr_mutation_fn=default", "--plr_n_mutations=1")
+    sizes = ("--n_parallel=2", "--n_rollout_steps=3", "--plr_buffer_size=4", "--plr_use_parallel_eval=True")
+    curriculum = parts_of(f"--env_name={name}", *accel, *sizes, "--plr_use_robust_plr=False").curriculum
+    assert curriculum.run_cycle().stats["n_updates"] == 1
+
+
+@pytest.mark.parametrize(("flags", "counts"), [((), {0, 1}), ((COMPAT,), {1})])
+def test_minimax_draws_at_least_one_wall(flags: tuple[str, ...], counts: set[int]) -> None:
+    env: Any = parts_of("--maze_sample_n_walls=True", "--maze_n_walls=1", *flags).curriculum.env
+    levels = env.sample_levels(100, torch.Generator().manual_seed(0))
+    assert set(levels.wall_map.sum((1, 2)).tolist()) == counts
+
+
+@pytest.mark.parametrize(("flags", "is_free"), [((), True), ((COMPAT,), False)])
+def test_minimax_takes_the_first_tile_from_its_teachers(flags: tuple[str, ...], is_free: bool) -> None:
+    curriculum: Any = parts_of(*PAIRED, *SMALL, *flags).curriculum
+    generator = torch.Generator().manual_seed(0)
+    state = curriculum.teacher_env.reset(20, generator)
+    for action in (168, 0):
+        curriculum.teacher_env.step(state, torch.full((20,), action), generator)
+    assert bool((state.choices[:, 1] == 0).all()) == is_free
 
 
 # --- learners ---
