@@ -162,7 +162,7 @@ bench-ued: $(BENCH_STAMP) $(MINIMAX_STAMP)
 	$(BENCH) -m benchmarks.ued_learning
 	$(BENCH) -m benchmarks.ued_report
 
-# On a machine with a GPU, a quarter of an hour. minimax needs a JAX that finds the GPU: MINIMAX=<its interpreter>, see
+# On a machine with a GPU. minimax needs a JAX that finds the GPU: MINIMAX=<its interpreter>, see
 # benchmarks/newer_jax.
 bench-gpu: $(STAMP) $(BENCH_STAMP) $(SF2_BENCH_STAMP)
 	$(BIN)/python -m pytest -q tests/gpu

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sample_factory.algo.learning.captured_preparation import CapturedPreparation
 from sample_factory.algo.learning.policy_update import computes_in_bfloat16
 from sample_factory.algo.learning.train_stats import MinibatchRecord, stack_record
-from sample_factory.algo.utils.cuda_graphs import Recording, is_on_gpu, layout_of
+from sample_factory.algo.utils.cuda_graphs import Recording, is_on_gpu, layout_of, run_on
 from sample_factory.algo.utils.optimizers import can_step_directly
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.cfg.persistence import cfg_dict
@@ -126,11 +126,7 @@ class CapturedUpdate:
         first used, for as long as somebody keeps the outputs of the model; a recording can't wait for another stream.
         """
         self._stream = self._stream or torch.cuda.Stream()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = _usual_step(mb, lr, update)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return result
+        return run_on(self._stream, lambda: _usual_step(mb, lr, update))
 
     def _record(self, mb: dict[Any, Any], update: Update) -> _RecordedStep:
         """Record a step for a minibatch in this memory, without making it."""

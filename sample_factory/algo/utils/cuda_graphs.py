@@ -36,6 +36,15 @@ def _layout(tensors: dict[Any, Any]) -> Iterator[Any]:
             yield key, value.data_ptr(), value.shape, value.stride(), value.dtype
 
 
+def run_on(stream: torch.cuda.Stream, work: Callable[[], Result]) -> Result:
+    """What ``work`` returns, launched on this stream between what was launched before and what comes after."""
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        result = work()
+    torch.cuda.current_stream().wait_stream(stream)
+    return result
+
+
 class Recording(Generic[Result]):
     """Work recorded on a stream of its own; what it returned is overwritten by every replay.
 
@@ -55,11 +64,7 @@ class Recording(Generic[Result]):
     ) -> None:
         self._graph = torch.cuda.CUDAGraph()
         stream = stream or torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(num_rehearsals):
-                work()
-        torch.cuda.current_stream().wait_stream(stream)
+        run_on(stream, lambda: [work() for _ in range(num_rehearsals)])
         # The pool of a recording that is gone would be refused.
         pool = None if share_with is None else share_with._graph.pool()
         generator = torch.cuda.default_generators[torch.cuda.current_device()]

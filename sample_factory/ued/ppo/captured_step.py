@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sample_factory.algo.utils.cuda_graphs import Recording
+from sample_factory.algo.utils.cuda_graphs import Recording, run_on
 from sample_factory.ued.ppo.minibatches import Minibatch
 from sample_factory.utils.logging import log
 
@@ -71,11 +71,7 @@ class CapturedStep:
     def _rehearse(self, minibatch: Minibatch, lr: float) -> Tensor:
         """A usual step on the stream of the recording: gradients are accumulated where parameters were first used."""
         self._stream = self._stream or torch.cuda.Stream()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            result = self._usual(minibatch, lr)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return result
+        return run_on(self._stream, lambda: self._usual(minibatch, lr))
 
     def _record(self, minibatch: Minibatch) -> bool:
         """Record a step for minibatches of this shape, without making it; whether that was possible."""

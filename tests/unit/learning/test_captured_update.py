@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,35 +13,18 @@ from sample_factory.algo.learning.captured_update import CapturedUpdate
 from sample_factory.algo.utils import cuda_graphs
 from sample_factory.algo.utils.tensor_dict import TensorDict
 from sample_factory.utils.attr_dict import AttrDict
+from tests.unit.recordings import RepeatedWork, fail
 
 RECORD = ("loss", "policy_loss", "value_loss", "exploration_loss", "kl_loss", "kl_old_mean", "kl_old_max", "skipped")
-
-
-class FakeRecording:
-    """Does the work again at every replay, on the memory that was recorded."""
-
-    num_made = 0
-
-    def __init__(self, work: Callable[[], Any], **_: Any) -> None:
-        type(self).num_made += 1
-        self._work = work
-
-    def replay(self) -> Any:
-        return self._work()
-
-
-class ImpossibleRecording:
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise RuntimeError("operation not permitted when stream is capturing")
 
 
 @pytest.fixture
 def captured(monkeypatch: pytest.MonkeyPatch) -> CapturedUpdate:
     monkeypatch.setattr(cuda_graphs, "is_on_gpu", lambda tensor: True)
     monkeypatch.setattr(captured_update, "is_on_gpu", lambda tensor: True)
-    monkeypatch.setattr(captured_update, "Recording", FakeRecording)
+    monkeypatch.setattr(captured_update, "Recording", RepeatedWork)
     monkeypatch.setattr(CapturedUpdate, "_rehearse", lambda self, *args: captured_update._usual_step(*args))
-    FakeRecording.num_made = 0
+    RepeatedWork.num_made = 0
     captured = CapturedUpdate()
     captured._is_allowed, captured._is_first = True, False
     return captured
@@ -74,10 +56,10 @@ def test_minibatches_that_come_back_are_read_where_they_are(captured: CapturedUp
 def test_others_are_copied(captured: CapturedUpdate) -> None:
     order = [minibatch(float(i), float(-i)) for i in range(20)]
     assert losses(captured, order) == [update(mb, float(i)).loss for i, mb in enumerate(order)]
-    assert FakeRecording.num_made == captured.num_recordings == 1
+    assert RepeatedWork.num_made == captured.num_recordings == 1
     other_shape = AttrDict(valids=torch.ones(3), normalized_obs=TensorDict(obs=torch.ones(3)))
     assert losses(captured, [other_shape]) == [33.0]
-    assert FakeRecording.num_made == 2
+    assert RepeatedWork.num_made == 2
 
 
 def test_the_first_iteration_and_invalid_samples_are_only_rehearsed(
@@ -107,7 +89,7 @@ def test_the_first_iteration_and_invalid_samples_are_only_rehearsed(
 def test_what_cannot_be_recorded_goes_on_as_usual(
     captured: CapturedUpdate, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(captured_update, "Recording", ImpossibleRecording)
+    monkeypatch.setattr(captured_update, "Recording", fail)
     order = [minibatch(float(i), 0.0) for i in range(5)]
     assert losses(captured, order) == [i * 1001.0 for i in range(5)]
     assert not captured.is_allowed
@@ -116,19 +98,19 @@ def test_what_cannot_be_recorded_goes_on_as_usual(
 
 def test_preparation_is_recorded_per_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "is_on_gpu", lambda tensor: True)
-    monkeypatch.setattr(captured_preparation, "Recording", FakeRecording)
-    FakeRecording.num_made = 0
+    monkeypatch.setattr(captured_preparation, "Recording", RepeatedWork)
+    RepeatedWork.num_made = 0
     captured, slots = CapturedPreparation(), [TensorDict(x=torch.tensor([float(i)])) for i in range(2)]
     for round_ in range(4):
         for slot in slots:
             slot["x"].add_(1.0)
             made = captured.run("part", slot, lambda slot=slot: TensorDict(y=slot["x"] * 2.0), ())
             assert made["y"].item() == 2.0 * slot["x"].item()
-        assert FakeRecording.num_made == (2 if round_ >= 2 else 0)
+        assert RepeatedWork.num_made == (2 if round_ >= 2 else 0)
 
 
 def test_preparation_that_cannot_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(captured_preparation, "Recording", ImpossibleRecording)
+    monkeypatch.setattr(captured_preparation, "Recording", fail)
     captured, calls = CapturedPreparation(), []
     for i in range(5):
         made = captured.run("part", TensorDict(), lambda i=i: (calls.append(i), TensorDict(y=torch.tensor(i)))[1], ())

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import Tensor
@@ -13,17 +10,7 @@ from sample_factory.ued.models.distinct import DistinctObservations
 from sample_factory.ued.ppo import captured_step
 from sample_factory.ued.ppo.captured_step import CapturedStep
 from sample_factory.ued.ppo.minibatches import Minibatch
-
-
-class RepeatedWork:
-    made = 0
-
-    def __init__(self, work: Callable[[], Any], **_: Any) -> None:
-        type(self).made += 1
-        self._work = work
-
-    def replay(self) -> Any:
-        return self._work()
+from tests.unit.recordings import RepeatedWork, fail
 
 
 class Learner:
@@ -47,7 +34,7 @@ class Learner:
 def learner(monkeypatch: pytest.MonkeyPatch) -> Learner:
     monkeypatch.setattr(captured_step, "Recording", RepeatedWork)
     monkeypatch.setattr(CapturedStep, "_rehearse", lambda self, minibatch, lr: self._usual(minibatch, lr))
-    monkeypatch.setattr(RepeatedWork, "made", 0)
+    monkeypatch.setattr(RepeatedWork, "num_made", 0)
     return Learner()
 
 
@@ -70,10 +57,10 @@ def test_steps_are_recorded_once_and_read_new_minibatches_and_rates(learner: Lea
     learner.captured.start()
     for i in range(8):
         run(learner, minibatch(float(i)), lr=0.5 * i)
-    assert learner.usual_steps == 3 and RepeatedWork.made == 1 and learner.captured.is_recorded
+    assert learner.usual_steps == 3 and RepeatedWork.num_made == 1 and learner.captured.is_recorded
     learner.captured.start()
     run(learner, minibatch(9.0))
-    assert RepeatedWork.made == 1
+    assert RepeatedWork.num_made == 1
 
 
 def test_what_is_recorded_is_a_copy(learner: Learner) -> None:
@@ -90,21 +77,18 @@ def test_other_shapes_and_replaced_weights_are_recorded_anew(learner: Learner) -
         learner.captured.start()
         for _ in range(5):
             run(learner, minibatch(1.0, num_envs))
-    assert RepeatedWork.made == 2 and learner.usual_steps == 6
+    assert RepeatedWork.num_made == 2 and learner.usual_steps == 6
     learner.weights[0] = learner.weights[0].clone()
     learner.captured.start()
     assert not learner.captured.is_recorded
     for _ in range(5):
         run(learner, minibatch(1.0, 3))
-    assert RepeatedWork.made == 3 and learner.usual_steps == 9
+    assert RepeatedWork.num_made == 3 and learner.usual_steps == 9
 
 
 def test_what_cannot_be_recorded_goes_on_as_usual(
     learner: Learner, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(*args: object, **kwargs: object) -> None:
-        raise RuntimeError("operation not permitted")
-
     monkeypatch.setattr(captured_step, "Recording", fail)
     learner.captured.start()
     for _ in range(6):

@@ -9,6 +9,9 @@ from torch import Generator, Tensor
 
 from sample_factory.ued.envs.interfaces import ObservationSpec, StepOutcome
 from sample_factory.ued.envs.tensor_struct import TensorStruct
+from sample_factory.ued.models.actor_critic import ActorCritic
+from sample_factory.ued.models.registration import make_student_model
+from tests.unit.ued.models.specs import CORE_OPTIONS
 
 TIME_LIMIT = 6
 
@@ -59,6 +62,17 @@ class CountingEnv:
 
     def solved(self, episode_return: Tensor) -> Tensor:
         return episode_return > 0
+
+
+def counting_student(core: str) -> ActorCritic:
+    """A small network for it, whose policy is not uniform."""
+    size = {} if core == "none" else {"recurrent_hidden_dim": 8}
+    options = {**CORE_OPTIONS[core], **size, "n_scalar_embeddings": 7, "value_ensemble_size": 2}
+    env, generator = CountingEnv(), torch.Generator().manual_seed(0)
+    model = make_student_model("default_student_cnn", env.observation_spec, env.num_actions, options, generator)
+    with torch.no_grad():
+        model.policy.output.weight.mul_(30)
+    return model
 
 
 class CountingTeacherEnv:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sample_factory.ued.models.registration import make_student_model, make_teacher_model
+from sample_factory.ued.models.registration import make_teacher_model
 from sample_factory.ued.rollouts import collect_rollout, collect_teacher_rollout, log_probs_of
 from sample_factory.ued.steps import gumbel_noise
 from tests.unit.ued.models.specs import CORE_OPTIONS
-from tests.unit.ued.rollouts.counting_env import TIME_LIMIT, CountingEnv, CountingLevels, CountingTeacherEnv
+from tests.unit.ued.rollouts.counting_env import (
+    TIME_LIMIT,
+    CountingEnv,
+    CountingLevels,
+    CountingTeacherEnv,
+    counting_student,
+)
 
 STEPS = 13
 LENGTHS = [2, 5, 6, 7, 30]
@@ -17,13 +23,7 @@ LENGTHS = [2, 5, 6, 7, 30]
 
 @pytest.fixture(params=CORE_OPTIONS)
 def model(request):
-    size = {} if request.param == "none" else {"recurrent_hidden_dim": 8}
-    options = {**CORE_OPTIONS[request.param], **size, "n_scalar_embeddings": 7, "value_ensemble_size": 2}
-    env, generator = CountingEnv(), torch.Generator().manual_seed(0)
-    model = make_student_model("default_student_cnn", env.observation_spec, env.num_actions, options, generator)
-    with torch.no_grad():
-        model.policy.output.weight.mul_(30)  # a policy that is not uniform
-    return model
+    return counting_student(request.param)
 
 
 def collect(model, seed=0, lengths=LENGTHS, **options):
